@@ -1,0 +1,61 @@
+# Everything a user or CI does starts here. `make help` lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CACHE ?= $(HOME)/.cache/zimage-operator
+export CLUSTER_DIR ?= $(CACHE)/cluster
+export CONTROL_PLANE_DIR ?= $(CACHE)/control-plane
+
+help: ## What there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## .venv with zimage-operator, zimage-worker and every tool the tests use
+
+# One stamp for all: a changed lock file or a changed list of packages installs again.
+$(STAMP): requirements/dev.txt requirements/uv.txt pyproject.toml
+	@$(PYTHON) tools/install.py $(VENV)
+	@touch $@
+
+demo: install ## The main job: a real node, the operator, one service, and the proof that nothing is open
+	@PYTHONPATH=tests $(BIN)/python -m demo
+
+test: install ## Every tier of tests that this machine can run
+	@$(BIN)/python tools/run_tests.py
+
+test-unit: install ## The tests that need no cluster, in seconds
+	@$(BIN)/pytest -q -m "not control_plane and not node and not gpu"
+
+check: install ## Style, types, imports, generated files
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@PYTHONPATH=operator:worker $(BIN)/lint-imports
+	@$(BIN)/python tools/generate.py --check
+
+generate: install ## The CRD and everything else that is made from the code
+	@$(BIN)/python tools/generate.py
+
+lock: ## Compile requirements/*.txt again from pyproject.toml (needs uv)
+	@$(BIN)/python tools/lock.py
+
+cluster: install ## The real test node alone; prints how to use it
+	@$(BIN)/python -m tests.cluster up $(CLUSTER_DIR)
+
+cluster-down: ## Ends what `make cluster` started
+	@$(PYTHON) -m tests.cluster down $(CLUSTER_DIR)
+
+control-plane: install ## etcd, kube-apiserver, controller-manager, scheduler and a fake node, on loopback
+	@$(BIN)/python -m tests.cluster control-plane-up $(CONTROL_PLANE_DIR)
+
+control-plane-down: ## Ends what `make control-plane` started
+	@$(PYTHON) -m tests.cluster control-plane-down $(CONTROL_PLANE_DIR)
+
+clean: ## Removes .venv and build leftovers (the cache outside the tree stays)
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help install demo test test-unit check generate lock cluster cluster-down control-plane control-plane-down clean

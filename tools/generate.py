@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Write everything that is made from the code, or with --check say what is out of date.
+
+generate.py [--check]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from zimage_operator.__main__ import document
+from zimage_operator.crd import definition
+from zimage_operator.names import GROUP, PLURAL
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def outputs() -> dict[Path, str]:
+    """Give every generated file with what it has to hold."""
+    return {ROOT / "crds" / f"{GROUP}_{PLURAL}.yaml": document(definition())}
+
+
+def main() -> int:
+    """Write or compare; exit code 1 where --check finds a difference."""
+    stale = [path for path, text in outputs().items() if not path.exists() or path.read_text() != text]
+    if "--check" in sys.argv:
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is out of date: make generate")
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(outputs()[path])
+        print(f"wrote {path.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
