@@ -1,0 +1,90 @@
+"""The least client of the API server that the harness itself needs. Standard library only."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import ssl
+import tempfile
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Object = dict[str, Any]
+
+
+class ApiError(Exception):
+    """The API server refused; `status` is the HTTP status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+
+
+class Api:
+    """Requests with the client certificate of a kubeconfig, one kept connection a thread."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        document = json.loads(kubeconfig.read_text())
+        cluster = document["clusters"][0]["cluster"]
+        user = document["users"][0]["user"]
+        self.server = urllib.parse.urlsplit(cluster["server"])
+        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+        self.context = ssl.create_default_context(cadata=authority)
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(base64.b64decode(user["client-certificate-data"]))
+            file.write(base64.b64decode(user["client-key-data"]))
+            file.flush()
+            self.context.load_cert_chain(file.name)
+        self.local = threading.local()
+
+    def request(
+        self, method: str, path: str, body: Object | None = None, content_type: str = "application/json"
+    ) -> Object:
+        """Send one request and give the answer. A kept connection that has died is opened again once."""
+        try:
+            return self._request(method, path, body, content_type)
+        except (http.client.HTTPException, ConnectionError):
+            self.local.connection = None
+            return self._request(method, path, body, content_type)
+
+    def _request(self, method: str, path: str, body: Object | None, content_type: str) -> Object:
+        connection = getattr(self.local, "connection", None) or self.connect(timeout=30)
+        self.local.connection = connection
+        headers = {"Content-Type": content_type, "Accept": "application/json"}
+        connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+        response = connection.getresponse()
+        answer: Object = json.loads(response.read() or b"{}")
+        if response.status >= 300:
+            raise ApiError(response.status, str(answer.get("message")))
+        return answer
+
+    def merge(self, path: str, body: Object) -> Object:
+        return self.request("PATCH", path, body, "application/merge-patch+json")
+
+    def watch(self, path: str, **query: str) -> Iterator[tuple[str, Object]]:
+        """One list and one watch: (type, object) until the server ends it."""
+        listed = self.request("GET", f"{path}?{urllib.parse.urlencode(query)}")
+        for item in listed.get("items", []):
+            yield "ADDED", item
+        version = listed["metadata"]["resourceVersion"]
+        query = {**query, "watch": "1", "resourceVersion": version, "allowWatchBookmarks": "true"}
+        connection = self.connect(timeout=None)
+        try:
+            connection.request("GET", f"{path}?{urllib.parse.urlencode(query)}")
+            for line in connection.getresponse():
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    return
+                if event["type"] != "BOOKMARK":
+                    yield event["type"], event["object"]
+        finally:
+            connection.close()
+
+    def connect(self, timeout: float | None) -> http.client.HTTPSConnection:
+        host, port = self.server.hostname, self.server.port
+        assert host
+        return http.client.HTTPSConnection(host, port, context=self.context, timeout=timeout)
