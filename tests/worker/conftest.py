@@ -1,0 +1,158 @@
+"""The real worker process with the tiny model, on free loopback ports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import httpx
+import pytest
+
+USER, PASSWORD = "alice", "canary-password-7f3a"
+SECRET_LINE = f"{USER}:{bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()}\n"
+# The machine may be busy with a whole cluster; nothing is asserted about these.
+START_SECONDS = 120
+PATIENCE_SECONDS = 30
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(what: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            if value := what():
+                return value
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < until, f"not within {seconds} s"
+        time.sleep(0.05)
+
+
+class Worker:
+    """One process, its ports and its logs."""
+
+    def __init__(self, folder: Path, model: Path, **settings: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port, self.management_port = free_port(), free_port()
+        self.htpasswd = folder / "auth"
+        self.stdout, self.stderr = folder / "stdout", folder / "stderr"
+        self.environ = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("ZIMAGE_")},
+            "PYTHONPATH": str(Path(__file__).parents[2] / "worker"),
+            "OMP_NUM_THREADS": "1",
+            "ZIMAGE_MODEL_PATH": str(model),
+            "ZIMAGE_MODEL_REVISION": "revision-1",
+            "ZIMAGE_TEMPLATE_REVISION": "template-1",
+            "ZIMAGE_DEVICE": "cpu",
+            "ZIMAGE_HOST": "127.0.0.1",
+            "ZIMAGE_PORT": str(self.port),
+            "ZIMAGE_MANAGEMENT_HOST": "127.0.0.1",
+            "ZIMAGE_MANAGEMENT_PORT": str(self.management_port),
+            "ZIMAGE_AUTH_MODE": "Basic",
+            "ZIMAGE_BASIC_FILE": str(self.htpasswd),
+            "ZIMAGE_ALLOWED_HOSTS": "127.0.0.1,images.example.org",
+            "ZIMAGE_TRUSTED_PROXIES": "0.0.0.0/0,::/0",
+            "ZIMAGE_RATE_LIMIT_PER_MINUTE": "100000",
+            "ZIMAGE_RATE_LIMIT_BURST": "100000",
+            "ZIMAGE_MAX_PIXELS": "65536",
+            "ZIMAGE_MAX_STEPS": "1000",
+            **settings,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+        self.api = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
+        self.management = httpx.Client(base_url=f"http://127.0.0.1:{self.management_port}", timeout=60)
+
+    def start(self) -> Worker:
+        with self.stdout.open("wb") as out, self.stderr.open("wb") as err:
+            command = [sys.executable, "-m", "zimage_worker", "serve"]
+            self.process = subprocess.Popen(command, env=self.environ, stdout=out, stderr=err)
+        return self
+
+    def end(self) -> int:
+        assert self.process
+        self.api.close()
+        self.management.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(PATIENCE_SECONDS)
+        finally:
+            self.process.kill()
+
+    def ready(self) -> Worker:
+        eventually(lambda: self.management.get("/health/ready").status_code == 200, START_SECONDS)
+        return self
+
+    def posture(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.management.get("/posture").json()
+        return found
+
+    def why(self) -> str:
+        return self.management.get("/health/ready").text
+
+    def metric(self, name: str) -> float:
+        for line in self.management.get("/metrics").text.splitlines():
+            if line.startswith(name + " "):
+                return float(line.split()[-1])
+        return 0.0
+
+    def generate(self, body: Any = None, *, auth: Any = (USER, PASSWORD), **options: Any) -> httpx.Response:
+        options.setdefault("json", {"prompt": "a red fox", "size": "64x64", "steps": 1, **(body or {})})
+        return self.api.post("/v1/images/generations", auth=auth, **options)
+
+    def logs(self) -> str:
+        return self.stdout.read_text() + self.stderr.read_text()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "worker")}
+    subprocess.run([sys.executable, "-m", "zimage_worker", "tiny", str(folder)], env=environ, check=True, timeout=200)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def worker(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Worker]:
+    """The shared process: tests leave it as they found it."""
+    made = Worker(tmp_path_factory.mktemp("worker"), tiny_model, ZIMAGE_QUEUE_LENGTH="1")
+    made.htpasswd.write_text(SECRET_LINE)
+    made.start()
+    try:
+        yield made.ready()
+    finally:
+        made.end()
+
+
+@pytest.fixture
+def make_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """A process of one's own, with the shared one's credentials."""
+    made: list[Worker] = []
+
+    def make(model: Path, **settings: str) -> Worker:
+        one = Worker(tmp_path / f"worker-{len(made)}", model, **settings)
+        one.htpasswd.write_text(SECRET_LINE)
+        made.append(one)
+        return one.start()
+
+    yield make
+    for one in made:
+        one.end()
+
+
+@pytest.fixture(name="eventually", scope="session")
+def eventually_fixture() -> Callable[..., Any]:
+    return eventually

@@ -1,0 +1,199 @@
+"""zimage-worker: settings → engine → app → server. No rules."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import __version__, logs, settings
+from .admission import FairQueue, RateLimit
+from .app import create_app
+from .credentials import Gate
+from .dependencies import Parts
+from .encoding import Encoder
+from .engines import Engine, Loader, Phase
+from .engines.thread import EngineThread
+from .files import POLL_SECONDS, SecretFiles
+from .images import side
+from .management import Management
+from .metrics import Metrics
+from .middleware import Surroundings
+from .server import Server, listening, server
+from .settings import Settings, SettingsWrong
+from .state import State
+
+log = logging.getLogger("zimage")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="zimage-worker", description="Serves one Z-Image model on one GPU.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("serve", help="serve; the settings are ZIMAGE_* variables")
+    tiny = commands.add_parser("tiny", help="write a tiny random model for trials and tests")
+    tiny.add_argument("folder", type=Path, metavar="DIR")
+    arguments = parser.parse_args(argv)
+    return write_tiny(arguments.folder) if arguments.command == "tiny" else serve()
+
+
+def write_tiny(folder: Path) -> int:
+    """The tiny model, and its size."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from .tiny import write
+
+    print(f"{folder}: {write(folder) / 1e6:.2f} MB")
+    return 0
+
+
+def serve() -> int:
+    """Exit code 0 after a drain, 1 after a crash, 2 for wrong settings."""
+    try:
+        chosen = settings.parse(os.environ)
+        access_log = logs.AccessLog.at(chosen.access_log)
+    except SettingsWrong as error:
+        print("\n".join(error.mistakes), file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"ZIMAGE_ACCESS_LOG: {error.strerror}; write stdout or the path of a file", file=sys.stderr)
+        return 2
+    logs.configure()
+    code = asyncio.run(Process(chosen, access_log).run())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: a kernel that never returns, or torch's own threads, must not keep us.
+    os._exit(code)
+
+
+def loader(chosen: Settings) -> Loader:
+    """torch is imported on the engine thread, seconds after the management port answers."""
+
+    def load(told: Callable[[Phase], None]) -> Engine:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        from .engines import zimage
+
+        side_px = side(chosen.limits)
+        return zimage.load(chosen.model_path, chosen.device, chosen.gpu_memory_bytes, side_px, told)
+
+    return load
+
+
+class Process:
+    """Everything that lives as long as the process."""
+
+    def __init__(self, chosen: Settings, access_log: logs.AccessLog) -> None:
+        self.settings = chosen
+        self.stop = asyncio.Event()
+        self.crash = asyncio.Event()
+        self.access_log = access_log
+
+    async def run(self) -> int:
+        """From the first socket to the last answer."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop.set)
+        parts = self.parts(loop)
+        surroundings = Surroundings(create_app(parts), self.settings, self.access_log)
+        try:
+            management = await self.start(
+                Management(parts.state, parts.queue, parts.metrics),
+                self.settings.management_host, self.settings.management_port,
+            )  # fmt: skip
+            api = await self.start(surroundings, self.settings.host, self.settings.port)
+        except OSError as error:
+            log.critical("cannot listen: %s", error)
+            return 1
+        parts.state.listening = True
+        parts.engine.start()
+        watching = asyncio.create_task(self.watch(parts.state.files))
+        await self.ended()
+        watching.cancel()
+        parts.state.draining = True
+        code = 1 if self.crash.is_set() else await self.drain(surroundings)
+        await asyncio.gather(api.close(), management.close())
+        return code
+
+    def crashed(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From the engine thread: the process has to end."""
+        loop.call_soon_threadsafe(self.crash.set)
+
+    def parts(self, loop: asyncio.AbstractEventLoop) -> Parts:
+        """Wire the parts together."""
+        chosen, metrics = self.settings, Metrics()
+        files = SecretFiles(chosen)
+        engine = EngineThread(chosen.model_path, loader(chosen), lambda: self.crashed(loop))
+        if chosen.auth_mode == "None":
+            log.warning("AUTHENTICATION IS OFF: ZIMAGE_AUTH_MODE is None, everybody who reaches the port is served")
+        rates = (chosen.rate_limit_per_minute, chosen.rate_limit_burst, time.monotonic)
+        return Parts(
+            settings=chosen,
+            state=State(chosen, engine, files),
+            gate=Gate(files, chosen.auth_mode == "Basic", metrics, time.monotonic),
+            addresses=RateLimit(*rates),
+            users=RateLimit(*rates),
+            queue=FairQueue(chosen.queue_length, time.monotonic),
+            engine=engine,
+            encoder=Encoder(),
+            metrics=metrics,
+        )
+
+    async def start(self, app: object, host: str, port: int) -> Running:
+        """One server, listening when this returns."""
+        made = server(app)
+        bound = listening(host, port)
+        running = Running(made, asyncio.create_task(made.serve([bound])))
+        while not made.started and not running.task.done():
+            await asyncio.sleep(0.01)
+        log.info("listening on %s:%d", host, port)
+        return running
+
+    async def watch(self, files: SecretFiles) -> None:
+        """Follow the Secrets; a watcher that dies takes the process with it."""
+        try:
+            while True:
+                await asyncio.sleep(POLL_SECONDS)
+                await asyncio.to_thread(files.read)
+        except Exception:
+            log.critical("the credentials can no longer be followed; the process ends", exc_info=True)
+            self.crash.set()
+
+    async def ended(self) -> None:
+        """Until somebody wants it to end, or it must."""
+        waits = [asyncio.create_task(event.wait()) for event in (self.stop, self.crash)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    async def drain(self, surroundings: Surroundings) -> int:
+        """Let what runs and waits finish, as long as it may."""
+        log.info("draining %d requests, at most %d s", surroundings.in_flight, self.settings.drain_seconds)
+        until = time.monotonic() + self.settings.drain_seconds
+        while surroundings.in_flight and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+            if self.crash.is_set():
+                return 1
+        return 0
+
+
+class Running:
+    """A server and its task."""
+
+    def __init__(self, made: Server, task: asyncio.Task[None]) -> None:
+        self.server = made
+        self.task = task
+
+    async def close(self) -> None:
+        """No new connections; the open ones get a few seconds for their last bytes."""
+        self.server.should_exit = True
+        await asyncio.wait({self.task}, timeout=10)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""create_app(parts): the API's app. No globals, no documentation pages, no rules."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_fastapi_instrumentator import Instrumentator
+from starlette.exceptions import HTTPException
+
+from .dependencies import ClientGone, Parts, known_caller
+from .errors import MethodNotAllowed, NotFound, WorkerError
+from .routes import health, images, models
+
+
+def create_app(parts: Parts) -> FastAPI:
+    """The app without its surroundings (middleware.py)."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.state.parts = parts
+    for route in (health, images, models):
+        app.include_router(route.router)
+    app.add_exception_handler(WorkerError, refused)
+    app.add_exception_handler(HTTPException, no_route)
+    app.add_exception_handler(ClientGone, nobody)
+    Instrumentator(registry=parts.metrics.registry).instrument(app, metric_namespace="zimage")
+    return app
+
+
+async def refused(_request: Request, error: Exception) -> Response:
+    """The error knows its status."""
+    assert isinstance(error, WorkerError)
+    return JSONResponse(error.body(), error.status, headers=error.headers())
+
+
+async def no_route(request: Request, error: Exception) -> Response:
+    """A stranger learns nothing of which paths there are."""
+    assert isinstance(error, HTTPException)
+    try:
+        await known_caller(request)
+    except WorkerError as stranger:
+        return await refused(request, stranger)
+    if error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        return await refused(request, MethodNotAllowed(f"Only {allow} is served here.", allow))
+    return await refused(request, NotFound("There is nothing here."))
+
+
+async def nobody(_request: Request, _error: Exception) -> Response:
+    """Nobody reads this; the status is for the access log."""
+    return Response(status_code=499)

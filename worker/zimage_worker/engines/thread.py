@@ -1,0 +1,166 @@
+"""The one thread that owns the model: it loads it, then makes pictures one order after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ..errors import GenerationFailed, WorkerError
+from ..images import ImageOrder
+from . import Engine, EngineBroken, Loader, Made, Memory, Phase, Stopped
+
+log = logging.getLogger("zimage.engine")
+
+# A volume that is filled later is noticed soon; a broken model is not read over and over.
+RETRY_MISSING_SECONDS = 10.0
+RETRY_FAILED_SECONDS = 60.0
+# The phases' share of a start, in hundredths; a guess from a warm page cache.
+FRACTIONS: dict[Phase, float] = {"import": 0.0, "load": 0.3, "warm-up": 0.9, "ready": 1.0, "failed": 0.0}
+
+
+@dataclass(frozen=True)
+class ModelProblem:
+    """Why there is no model."""
+
+    reason: Literal["ModelMissing", "ModelLoadFailed"]
+    message: str
+
+
+@dataclass
+class Job:
+    """An order on its way through the thread."""
+
+    order: ImageOrder
+    seed: int
+    stop: threading.Event = field(default_factory=threading.Event)
+    done: Future[Made] = field(default_factory=Future)
+
+
+def missing(path: Path) -> ModelProblem | None:
+    """Whether the folder is one that could be loaded at all."""
+    try:
+        if (path / "model_index.json").is_file():
+            return None
+        why = "model_index.json is not in it" if path.is_dir() else "there is no such folder"
+    except OSError as error:
+        why = error.strerror or "it cannot be read"
+    return ModelProblem("ModelMissing", f"no model at {path}: {why}; fill the volume or mend its path")
+
+
+class EngineThread:
+    """Start it once; then `generate` from the event loop."""
+
+    def __init__(self, path: Path, loader: Loader, crashed: Callable[[], None]) -> None:
+        self.path = path
+        self.loader = loader
+        self.crashed = crashed
+        self.phase: Phase = "import"
+        self.problem: ModelProblem | None = None
+        self.engine: Engine | None = None
+        self.closing = threading.Event()
+        self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        # A daemon: a kernel that never returns must not keep the process from ending.
+        self.thread = threading.Thread(target=self.run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Load in the background."""
+        self.thread.start()
+
+    @property
+    def loaded(self) -> bool:
+        """Ready for orders."""
+        return self.phase == "ready"
+
+    @property
+    def fraction(self) -> float:
+        """How far the start is, from 0 to 1."""
+        return FRACTIONS[self.phase]
+
+    def memory(self) -> Memory:
+        """What the device holds."""
+        return self.engine.memory() if self.engine else Memory()
+
+    def told(self, phase: Phase) -> None:
+        """The loader's progress."""
+        log.info("model: %s", phase)
+        self.phase = phase
+
+    def run(self) -> None:
+        """The thread: whatever it does not expect ends the process, never silently."""
+        try:
+            engine = self.load()
+            while engine:
+                self.work(engine, self.jobs.get())
+        except BaseException:
+            log.critical("the engine thread died; the process ends", exc_info=True)
+            self.phase = "failed"
+            self.problem = ModelProblem("ModelLoadFailed", "the engine thread died; see the log")
+            self.crashed()
+
+    def load(self) -> Engine | None:
+        """The engine, after as many tries as it takes; None when the process ends before."""
+        while not self.closing.is_set():
+            self.phase, wait_seconds = "import", RETRY_MISSING_SECONDS
+            problem = missing(self.path)
+            if problem is None:
+                try:
+                    self.engine = self.loader(self.told)
+                except Exception as error:
+                    log.exception("the model cannot be loaded")
+                    message = f"the model at {self.path} cannot be loaded: {type(error).__name__}: {error}"
+                    problem = ModelProblem("ModelLoadFailed", message[:500])
+                    wait_seconds = RETRY_FAILED_SECONDS
+                else:
+                    self.problem = None
+                    self.told("ready")
+                    return self.engine
+            if problem != self.problem:
+                log.error("%s", problem.message)
+            self.phase, self.problem = "failed", problem
+            self.closing.wait(wait_seconds)
+        return None
+
+    def work(self, engine: Engine, job: Job) -> None:
+        """One order. A failed one is that client's misfortune; a lost device is everybody's."""
+        try:
+            made = engine.generate(job.order, job.seed, job.stop)
+        except (Stopped, WorkerError) as error:
+            job.done.set_exception(error)
+        except BaseException as error:
+            # Whoever waits is told in any case, also before the process ends.
+            job.done.set_exception(GenerationFailed("The model failed on this request; see the worker's log."))
+            if isinstance(error, EngineBroken) or not isinstance(error, Exception):
+                raise
+            log.exception("a generation failed")
+        else:
+            job.done.set_result(made)
+
+    async def generate(self, order: ImageOrder, seed: int) -> Made:
+        """Run one order; the caller holds the turn. Cancelled, it still waits for the thread's end.
+
+        Raises:
+            asyncio.CancelledError: the client left or time was up.
+            GenerationFailed: the model broke.
+        """
+        job = Job(order, seed)
+        self.jobs.put(job)
+        finished = asyncio.ensure_future(asyncio.wrap_future(job.done))
+        cancelled = False
+        while not finished.done():
+            try:
+                await asyncio.wait({finished})
+            except asyncio.CancelledError:
+                # The turn ends when the thread ends, not when the client leaves.
+                cancelled = True
+                job.stop.set()
+        if cancelled:
+            finished.exception()
+            raise asyncio.CancelledError
+        return finished.result()

@@ -1,0 +1,87 @@
+"""Logs: the application's as JSON lines on stderr, the access log in nginx's manner on stdout.
+
+Neither ever holds a password, a token, a prompt or a query string.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import TextIO
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+
+class JsonLines(logging.Formatter):
+    """One object a line, with the request's id where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request_id.get():
+            line["request_id"] = request_id.get()
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def configure() -> None:
+    """Everything to stderr; libraries only from warnings on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("zimage").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+
+
+def escaped(text: str) -> str:
+    """nginx's escaping: nobody writes a second line into the log, or ends a quoted field."""
+    return "".join(
+        letter if " " <= letter <= "~" and letter not in '"\\' else "".join(f"\\x{byte:02X}" for byte in encoded)
+        for letter in text
+        for encoded in (letter.encode("utf-8", "surrogateescape"),)
+    )
+
+
+class AccessLog:
+    """`$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent …`."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out = out
+
+    @classmethod
+    def at(cls, place: str) -> AccessLog:
+        """To stdout, or appended to a file.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        return cls(sys.stdout if place == "stdout" else open(place, "a", encoding="utf-8"))
+
+    def write(
+        self,
+        address: str,
+        user: str,
+        request: str,
+        status: int,
+        sent_bytes: int,
+        referer: str,
+        agent: str,
+        seconds: float,
+    ) -> None:
+        """One request; the query string must be gone from `request` and `referer` already."""
+        now = time.strftime("%d/%b/%Y:%H:%M:%S %z")
+        self.out.write(
+            f'{escaped(address)} - {escaped(user) or "-"} [{now}] "{escaped(request)}" {status} {sent_bytes} '
+            f'"{escaped(referer) or "-"}" "{escaped(agent) or "-"}" {seconds:.3f}\n'
+        )
+        self.out.flush()

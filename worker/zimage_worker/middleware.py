@@ -1,0 +1,158 @@
+"""What surrounds every API request: id, access log, security headers, host check, a bounded body."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from .addresses import client_address, host_allowed
+from .errors import BodyTooLarge, WorkerError, WrongHost
+from .logs import AccessLog, request_id
+from .settings import Settings
+
+log = logging.getLogger("zimage.http")
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+# A prompt of 2,000 characters with every extension is below 20 kB.
+BODY_MAX_BYTES = 64 * 1024
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+SECURITY_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+
+
+def header(scope: MutableMapping[str, Any], name: bytes) -> list[str]:
+    """All values of one header."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+class ClientLeft(Exception):
+    """Nobody is there to be answered."""
+
+
+async def refuse(error: WorkerError, send: Send) -> None:
+    """An error's answer without any framework."""
+    body = json.dumps(error.body()).encode()
+    headers = [(key.lower().encode(), value.encode()) for key, value in error.headers().items()]
+    headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Surroundings:
+    """The outermost layer. It decides nothing but host and body size."""
+
+    def __init__(self, app: App, settings: Settings, access_log: AccessLog) -> None:
+        self.app = app
+        self.settings = settings
+        self.access_log = access_log
+        # Requests between their first byte and their last: what a drain waits for.
+        self.in_flight = 0
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """One request from end to end."""
+        if scope["type"] != "http":
+            return
+        began = time.monotonic()
+        given = header(scope, b"x-request-id")
+        name = given[0] if len(given) == 1 and REQUEST_ID.fullmatch(given[0]) else secrets.token_hex(8)
+        request_id.set(name)
+        peer = scope["client"][0] if scope.get("client") else ""
+        forwarded = header(scope, b"x-forwarded-for")
+        scope["state"] |= {"address": client_address(peer, forwarded, self.settings.trusted_proxies), "user": ""}
+        sent = {"status": 0, "bytes": 0}
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                sent["status"] = message["status"]
+                kept = [(key, value) for key, value in message.get("headers", []) if key != b"server"]
+                message["headers"] = [*kept, *SECURITY_HEADERS, (b"x-request-id", name.encode())]
+            else:
+                sent["bytes"] += len(message.get("body", b""))
+            await send(message)
+
+        self.in_flight += 1
+        try:
+            await self.guarded(scope, receive, sending)
+        except ClientLeft:
+            pass
+        except Exception:
+            log.exception("a request failed unexpectedly")
+            if not sent["status"]:
+                await refuse(WorkerError("The worker failed; see its log."), sending)
+        finally:
+            self.in_flight -= 1
+            self.write(scope, sent, time.monotonic() - began)
+
+    async def guarded(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Host, then body, then the app."""
+        try:
+            if not host_allowed(header(scope, b"host"), self.settings.allowed_hosts):
+                raise WrongHost("This service does not answer to that host name.")
+            replay = await bounded(scope, receive)
+        except WorkerError as error:
+            await refuse(error, send)
+            return
+        await self.app(scope, replay, send)
+
+    def write(self, scope: MutableMapping[str, Any], sent: dict[str, int], seconds: float) -> None:
+        """The access log's line; 499 is nginx's number for a client that left."""
+        path = scope["raw_path"].decode("latin-1")
+        self.access_log.write(
+            scope["state"]["address"],
+            scope["state"]["user"],
+            f"{scope['method']} {path} HTTP/{scope['http_version']}",
+            sent["status"] or 499,
+            sent["bytes"],
+            "".join(header(scope, b"referer")[:1]).partition("?")[0],
+            "".join(header(scope, b"user-agent")[:1]),
+            seconds,
+        )
+
+
+async def bounded(scope: MutableMapping[str, Any], receive: Receive) -> Receive:
+    """Read the whole body, counting; then a `receive` that gives it once and waits for the end.
+
+    Before authentication, so that nobody makes the worker hold more than this.
+
+    Raises:
+        BodyTooLarge: by its length, or by its bytes where there is no length.
+    """
+    lengths = header(scope, b"content-length")
+    # len(): int() of 5,000 digits raises.
+    if lengths and (len(lengths[0]) > 12 or int(lengths[0]) > BODY_MAX_BYTES):
+        raise BodyTooLarge(f"The body is larger than {BODY_MAX_BYTES} bytes.")
+    body = bytearray()
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientLeft
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > BODY_MAX_BYTES:
+            raise BodyTooLarge(f"The body is larger than {BODY_MAX_BYTES} bytes.")
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+    return replay

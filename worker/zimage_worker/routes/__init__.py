@@ -1,0 +1,1 @@
+"""The endpoints of the API port: one short function each; statuses are decided in errors.py."""

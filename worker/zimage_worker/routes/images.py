@@ -1,0 +1,154 @@
+"""The straight line: request → caller → order → turn → pictures → bytes → answer."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import secrets
+import time
+from collections.abc import Awaitable
+from functools import cache
+from importlib.metadata import version
+from typing import TypeVar
+
+from fastapi import APIRouter, Request, Response
+
+from .. import __version__
+from ..auth import Caller
+from ..dependencies import ClientGone, Parts, TheCaller, TheParts, while_connected
+from ..engines import Made
+from ..errors import RequestTimedOut, UnsupportedMediaType, WorkerError
+from ..images import MODEL_ID, SEED_MAX, ImageOrder, parse_order
+
+router = APIRouter()
+T = TypeVar("T")
+
+
+@router.post("/v1/images/generations", response_class=Response)
+async def generate_images(request: Request, caller: TheCaller, parts: TheParts) -> Response:
+    """Make images as the OpenAI Images API does.
+
+    Raises:
+        WorkerError: refused or failed; errors.py says which status.
+    """
+    with Outcome(parts):
+        order = await ordered(request, parts)
+        parts.state.ensure_serving()
+        work = within(parts.settings.request_timeout_seconds, answered(order, caller, parts))
+        return await while_connected(request, work)
+
+
+async def ordered(request: Request, parts: Parts) -> ImageOrder:
+    """The body, parsed; it was read and bounded before anybody was asked for credentials."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise UnsupportedMediaType("Send the body as Content-Type: application/json.", param="content-type")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("Send the body uncompressed.", param="content-encoding")
+    return parse_order(await request.body(), request.headers.get("accept", ""), parts.settings.limits)
+
+
+async def answered(order: ImageOrder, caller: Caller, parts: Parts) -> Response:
+    """Wait for the turn, make, encode, answer."""
+    seed = order.seed if order.seed is not None else secrets.randbelow(SEED_MAX - order.images + 1)
+    asked = time.monotonic()
+    async with parts.queue.turn(caller.user or caller.address):
+        began = time.monotonic()
+        parts.metrics.queue_seconds.observe(began - asked)
+        made = await parts.engine.generate(order, seed)
+        count(made, order, time.monotonic() - began, parts)
+    began = time.monotonic()
+    facts = described(order, parts)
+    encoded = [await parts.encoder.encode(picture, order, facts) for picture in made.pictures]
+    parts.metrics.encode_seconds.observe(time.monotonic() - began)
+    return bare_answer(order, made, encoded[0]) if order.bare else json_answer(order, made, encoded)
+
+
+async def within(seconds: int, work: Awaitable[T]) -> T:
+    """Waiting and running together may take so long.
+
+    Raises:
+        RequestTimedOut: they took longer.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        raise RequestTimedOut(f"The request took longer than {seconds} s.") from None
+
+
+def described(order: ImageOrder, parts: Parts) -> dict[str, str]:
+    """What a PNG says about itself, so that it can be made again. Never the prompt."""
+    return {
+        "steps": str(order.steps),
+        "size": order.size,
+        "guidance_scale": f"{order.guidance_scale:g}",
+        "model": MODEL_ID,
+        "model_revision": parts.settings.model_revision,
+        "software": software(),
+    }
+
+
+@cache
+def software() -> str:
+    """All that decides about the bytes of a picture, with versions."""
+    return f"zimage-worker {__version__}, diffusers {version('diffusers')}, torch {version('torch')}"
+
+
+def count(made: Made, order: ImageOrder, seconds: float, parts: Parts) -> None:
+    """Into the metrics."""
+    parts.metrics.generation_seconds.observe(seconds)
+    parts.metrics.decode_seconds.observe(made.decode_seconds)
+    for step_seconds in made.steps_seconds:
+        parts.metrics.step_seconds.observe(step_seconds)
+    parts.metrics.images.inc(len(made.pictures))
+    parts.metrics.pixels.inc(len(made.pictures) * order.width_px * order.height_px)
+
+
+def bare_answer(order: ImageOrder, made: Made, content: bytes) -> Response:
+    """The image itself, its seed in a header."""
+    headers = {
+        "X-Seed": str(made.pictures[0].seed),
+        "X-Steps": str(order.steps),
+        "Content-Disposition": f'inline; filename="zimage-{made.pictures[0].seed}.{order.format}"',
+    }
+    return Response(content, media_type=f"image/{order.format}", headers=headers)
+
+
+def json_answer(order: ImageOrder, made: Made, encoded: list[bytes]) -> Response:
+    """OpenAI's answer, with the seed of each image beside it."""
+    data = [
+        {"b64_json": base64.b64encode(content).decode("ascii"), "seed": picture.seed}
+        for content, picture in zip(encoded, made.pictures, strict=True)
+    ]
+    body = {
+        "created": int(time.time()),
+        "background": "opaque",
+        "output_format": order.format,
+        "size": order.size,
+        "steps": order.steps,
+        "model": MODEL_ID,
+        "data": data,
+    }
+    return Response(json.dumps(body), media_type="application/json")
+
+
+class Outcome:
+    """Counts how a request ended, whichever way it did."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+
+    def __enter__(self) -> None:
+        """Nothing is known yet."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """By the error's code; the error goes on its way."""
+        if error is None:
+            outcome = "success"
+        elif isinstance(error, WorkerError):
+            outcome = error.code
+        else:
+            outcome = "disconnected" if isinstance(error, ClientGone) else "error"
+        self.parts.metrics.requests.labels(outcome).inc()

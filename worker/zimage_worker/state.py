@@ -1,0 +1,89 @@
+"""Whether the worker serves: one small object that the API asks and the management port shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import __version__
+from .engines import Phase
+from .engines.thread import EngineThread
+from .errors import NotReady
+from .files import SecretFiles
+from .settings import Settings
+
+# Until the next replica or the model is there; a guess.
+RETRY_SECONDS = 10
+
+
+@dataclass
+class State:
+    """The parts whose health is the worker's."""
+
+    settings: Settings
+    engine: EngineThread
+    files: SecretFiles
+    draining: bool = False
+    # Set once the API's socket listens.
+    listening: bool = field(default=False)
+
+    @property
+    def phase(self) -> Phase:
+        """Draining hides what the engine does."""
+        return "draining" if self.draining else self.engine.phase
+
+    def why_not_ready(self) -> list[str]:
+        """Empty when requests can be served."""
+        reasons = []
+        if self.draining:
+            reasons.append("the worker is draining")
+        if not self.engine.loaded:
+            why = self.engine.problem.message if self.engine.problem else f"the model is in phase {self.engine.phase}"
+            reasons.append(why)
+        if not self.files.loaded:
+            reasons += [problem.message for problem in self.files.found.htpasswd.problems]
+        if not self.listening:
+            reasons.append("the API port does not listen")
+        return reasons
+
+    def ensure_serving(self) -> None:
+        """For the API: refuse at once what could only wait.
+
+        Raises:
+            NotReady: loading, failed or draining.
+        """
+        if self.draining:
+            raise NotReady("The worker is draining; try again.", code="draining", retry_after_seconds=RETRY_SECONDS)
+        if not self.engine.loaded:
+            raise NotReady("The model is not loaded; try again later.", retry_after_seconds=RETRY_SECONDS)
+
+
+def posture(state: State) -> dict[str, Any]:
+    """What was loaded, for the operator; never a secret."""
+    settings, found, problem = state.settings, state.files.found, state.engine.problem
+    return {
+        "version": __version__,
+        "templateRevision": settings.template_revision,
+        "phase": state.phase,
+        "auth": {
+            "mode": settings.auth_mode,
+            "users": len(found.htpasswd.users),
+            "keyIds": [],
+            "filesSha256": {"basic": found.htpasswd_sha256} if found.htpasswd_sha256 else {},
+            "problems": [{"reason": each.reason, "message": each.message} for each in found.htpasswd.problems],
+        },
+        "certificate": found.certificate.document() if found.certificate else None,
+        "model": {
+            "path": str(settings.model_path),
+            "revision": settings.model_revision,
+            "manifestSha256": "",
+            "problems": [{"reason": problem.reason, "message": problem.message}] if problem else [],
+        },
+        "limits": {
+            "maxPixels": settings.limits.max_pixels,
+            "maxSteps": settings.limits.max_steps,
+            "maxImages": settings.limits.max_images,
+            "queueLength": settings.queue_length,
+            "requestTimeoutSeconds": settings.request_timeout_seconds,
+        },
+    }
