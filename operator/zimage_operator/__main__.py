@@ -1,0 +1,152 @@
+"""The command line: run | render | check | crd. Reads settings and wires the parts; it holds no rules."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import __version__, logs, metrics, settings
+from .children import children
+from .crd import definition
+from .edge import dialect
+from .errors import BadSettings, InvalidSpec
+from .manifest import Environment, Manifest
+from .names import API_VERSION, KIND
+from .spec import parse
+
+# Offline there is no API server that gives one.
+NO_UID = "00000000-0000-0000-0000-000000000000"
+USAGE = 2
+
+
+def main() -> None:
+    """Run the command and exit with its code: 0 fine, 1 refused or failed, 2 wrong usage or settings."""
+    arguments = parser().parse_args()
+    logs.configure("info", "text" if sys.stderr.isatty() else "json")
+    sys.exit(arguments.command(arguments))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
+    top = argparse.ArgumentParser(prog="zimage-operator", description="Runs secured Z-Image text-to-image services.")
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("run", help="watch and reconcile (settings: ZIMAGE_OPERATOR_* in the environment)")
+    command.set_defaults(command=run)
+    command = commands.add_parser("render", help="print what a manifest becomes, without a cluster")
+    command.add_argument("manifest", type=Path, help="YAML file; - reads standard input")
+    command.add_argument(
+        "--controller", default="traefik.io/ingress-controller", help="spec.controller of the IngressClass"
+    )
+    command.set_defaults(command=render)
+    command = commands.add_parser("check", help="validate manifests strictly, without a cluster")
+    command.add_argument("manifests", type=Path, nargs="+", help="YAML files; - reads standard input")
+    command.set_defaults(command=check)
+    command = commands.add_parser("crd", help="print the CustomResourceDefinition")
+    command.set_defaults(command=crd)
+    return top
+
+
+def run(_: argparse.Namespace) -> int:
+    """Run the operator until it is told to stop."""
+    try:
+        known = settings.read(os.environ)
+    except BadSettings as error:
+        print(*error.problems, sep="\n", file=sys.stderr)
+        return USAGE
+    logs.configure(known.log_level, known.log_format)
+    return asyncio.run(operate(known))
+
+
+async def operate(known: settings.Settings) -> int:
+    """Start the parts; the death of any of them ends the process."""
+    from .api import Api
+    from .controller import Controller
+    from .server import serve
+    from .watch import watch
+
+    metrics.BUILD.info({"version": __version__})
+    api = await Api.connect()
+    identity = f"{os.environ.get('HOSTNAME', 'outside')}-{uuid.uuid4().hex[:8]}"
+    controller = Controller(api, known, identity)
+    server = await serve(known.port, controller.synced)
+    asked, stop = asyncio.Event(), asyncio.Event()
+    work = asyncio.create_task(controller.run())
+    streams = asyncio.create_task(watch(controller, known, asked, stop))
+    told = asyncio.create_task(asked.wait())
+    try:
+        await asyncio.wait({work, streams, told}, return_when=asyncio.FIRST_COMPLETED)
+        work.cancel()
+        told.cancel()
+        results: list[object] = list(await asyncio.gather(work, return_exceptions=True))
+        stop.set()
+        results += await asyncio.gather(streams, return_exceptions=True)
+    finally:
+        await server.cleanup()
+        await api.close()
+    problems = [item for item in results if isinstance(item, Exception)]
+    for problem in problems:
+        print(f"zimage-operator: {problem!r}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    """Read the ZImageServices of a YAML file; other kinds are left out."""
+    text = sys.stdin.read() if str(path) == "-" else path.read_text()
+    found = [item for item in yaml.safe_load_all(text) if isinstance(item, dict)]
+    return [item for item in found if item.get("kind") == KIND and item.get("apiVersion") == API_VERSION]
+
+
+def render(arguments: argparse.Namespace) -> int:
+    """Print the children of every ZImageService in a file."""
+    environment = Environment(settings.RELEASED_WORKER, settings.DEFAULT_NAMESPACE)
+    items: list[Manifest] = []
+    try:
+        for body in documents(arguments.manifest):
+            body["metadata"] = {"uid": NO_UID, **body["metadata"]}
+            service = parse(body, strict=True)
+            edge = dialect(arguments.controller) if service.spec.ingress else None
+            items += children(service, environment)
+            items += [*edge.helpers(service), edge.route(service)] if edge else []
+    except (OSError, yaml.YAMLError, InvalidSpec) as error:
+        print(f"{arguments.manifest}: {error}", file=sys.stderr)
+        return 1
+    yaml.safe_dump_all(items, sys.stdout, sort_keys=False, allow_unicode=True)
+    return 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Validate every ZImageService in the files; one line per mistake."""
+    failed = False
+    for path in arguments.manifests:
+        try:
+            found = documents(path)
+            for body in found:
+                parse(body, strict=True)
+            print(f"{path}: {len(found)} {KIND}{'' if len(found) == 1 else 's'}, no mistakes")
+        except (OSError, yaml.YAMLError, InvalidSpec) as error:
+            failed = True
+            print(*(f"{path}: {line}" for line in str(error).splitlines()), sep="\n", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def crd(_: argparse.Namespace) -> int:
+    """Print the CRD, as it is committed under crds/."""
+    sys.stdout.write(document(definition()))
+    return 0
+
+
+def document(item: Manifest) -> str:
+    """Write one manifest as YAML, without anchors and in the order in which it was built."""
+    return yaml.safe_dump(item, sort_keys=False, width=110, allow_unicode=True)
+
+
+if __name__ == "__main__":
+    main()

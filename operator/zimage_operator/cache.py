@@ -1,0 +1,162 @@
+"""What was last seen, as small projections. Every write of ours is put in at once.
+
+A Deployment is 16 KiB as a dictionary and 1 KiB as what we keep of it; a body stays only
+until it was compared with what is wanted. Used from the event loop alone: no locks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .manifest import Ref
+from .names import HASH_ANNOTATION, KIND, LABEL_INSTANCE
+from .observed import ClassFacts, DeploymentFacts, PodFacts, owner_uid, read
+
+# Namespace and name of a ZImageService.
+Key = tuple[str, str]
+
+
+@dataclass(slots=True)
+class Seen:
+    """A child as it was last seen."""
+
+    uid: str
+    version: int
+    owner: str
+    key: Key
+    # The digest of the intent that the object carries; anybody may have written it.
+    stamp: str
+    facts: DeploymentFacts | PodFacts | ClassFacts | None
+    # Kept until verified; None: nothing has changed since the last comparison.
+    body: Mapping[str, Any] | None
+
+
+class Cache:
+    """The only place that remembers the cluster."""
+
+    def __init__(self) -> None:
+        self.services: dict[Key, Mapping[str, Any]] = {}
+        self.children: dict[Ref, Seen] = {}
+        self.by_key: dict[Key, set[Ref]] = {}
+        self.classes: dict[str, ClassFacts] = {}
+        # Digest of the intent that this process applied last: unlike the annotation it cannot be forged.
+        self.applied: dict[Ref, str] = {}
+
+    def observe(self, kind: str, item: Mapping[str, Any], *, deleted: bool = False) -> list[Key]:
+        """Take in one object; give the services that it concerns.
+
+        An echo of our own write, or an event that comes late, concerns nobody: resource
+        versions of one kind can be compared (KEP-5504).
+        """
+        if kind == KIND:
+            return self.observe_service(item, deleted=deleted)
+        if kind == "IngressClass":
+            return self.observe_class(item, deleted=deleted)
+        return self.observe_child(kind, item, deleted=deleted)
+
+    def observe_service(self, item: Mapping[str, Any], *, deleted: bool) -> list[Key]:
+        """Take in a resource."""
+        head = item["metadata"]
+        key = (head["namespace"], head["name"])
+        old = self.services.get(key)
+        if deleted:
+            if old is None or old["metadata"]["uid"] == head["uid"]:
+                self.services.pop(key, None)
+            return [key]
+        if old and old["metadata"]["uid"] == head["uid"] and version(old) >= version(item):
+            return []
+        self.services[key] = {**item, "metadata": {k: v for k, v in head.items() if k != "managedFields"}}
+        return [key]
+
+    def observe_class(self, item: Mapping[str, Any], *, deleted: bool) -> list[Key]:
+        """Take in an IngressClass; whoever names it is concerned."""
+        name = item["metadata"]["name"]
+        facts = None if deleted else read("IngressClass", item)
+        if facts == self.classes.get(name):
+            return []
+        if isinstance(facts, ClassFacts):
+            self.classes[name] = facts
+        else:
+            del self.classes[name]
+        return [key for key, body in self.services.items() if class_name(body) == name]
+
+    def observe_child(self, kind: str, item: Mapping[str, Any], *, deleted: bool) -> list[Key]:
+        """Take in a child or a pod."""
+        head = item["metadata"]
+        ref = Ref(kind, head["namespace"], head["name"])
+        key = (ref.namespace, (head.get("labels") or {}).get(LABEL_INSTANCE, ""))
+        old = self.children.get(ref)
+        if old and old.uid == head["uid"] and old.version >= version(item) and not deleted:
+            return []
+        if deleted:
+            if old is None or old.uid != head["uid"]:
+                return []
+            self.forget(ref)
+            return [old.key]
+        facts = read(kind, item)
+        changed = old is None or kind != "Pod" or old.facts != facts
+        body = None if kind == "Pod" else item
+        stamp = (head.get("annotations") or {}).get(HASH_ANNOTATION, "")
+        if old:
+            self.by_key.get(old.key, set()).discard(ref)
+        self.children[ref] = Seen(head["uid"], version(item), owner_uid(item), key, stamp, facts, body)
+        self.by_key.setdefault(key, set()).add(ref)
+        # A hand edit of the instance label moves the child: the service that lost it has to look.
+        keys = {key, old.key} if old else {key}
+        return list(keys) if changed else []
+
+    def forget(self, ref: Ref) -> None:
+        """Drop what is no longer there."""
+        gone = self.children.pop(ref)
+        refs = self.by_key.get(gone.key, set())
+        refs.discard(ref)
+        if not refs:
+            self.by_key.pop(gone.key, None)
+
+    def of(self, key: Key) -> Iterator[tuple[Ref, Seen]]:
+        """Give every child and pod of one service."""
+        for ref in sorted(self.by_key.get(key, ())):
+            yield ref, self.children[ref]
+
+    def pods(self, key: Key) -> tuple[PodFacts, ...]:
+        """Give the worker pods of one service, in a stable order."""
+        return tuple(seen.facts for _, seen in self.of(key) if isinstance(seen.facts, PodFacts))
+
+    def sweep(self, kind: str, alive: Iterable[str], up_to: int, namespace: str = "") -> list[Key]:
+        """Forget what a full list of a kind no longer holds; give the services concerned.
+
+        Deletions that fall into a gap of the watch are never reported by it. `up_to` is the
+        list's resource version: what was seen later is not judged by it.
+        """
+        uids = set(alive)
+        if kind == KIND:
+            gone = [key for key, body in self.services.items() if lost(body, uids, up_to, namespace)]
+            for key in gone:
+                del self.services[key]
+            return gone
+        missing = [
+            ref
+            for ref, seen in self.children.items()
+            if ref.kind == kind and seen.uid not in uids and seen.version <= up_to and namespace in ("", ref.namespace)
+        ]
+        keys = [self.children[ref].key for ref in missing]
+        for ref in missing:
+            self.forget(ref)
+        return keys
+
+
+def version(item: Mapping[str, Any]) -> int:
+    """Give an object's resource version as the number that it is."""
+    return int(item["metadata"]["resourceVersion"])
+
+
+def lost(body: Mapping[str, Any], uids: set[str], up_to: int, namespace: str) -> bool:
+    head = body["metadata"]
+    return head["uid"] not in uids and version(body) <= up_to and namespace in ("", head["namespace"])
+
+
+def class_name(body: Mapping[str, Any]) -> str:
+    """Give the IngressClass that a raw resource names."""
+    return str(((body.get("spec") or {}).get("ingress") or {}).get("className") or "")

@@ -1,0 +1,43 @@
+"""Who may open a connection to the workers, and that they may open none."""
+
+from __future__ import annotations
+
+from ..manifest import Environment, Manifest, manifest
+from ..names import (
+    HTTP_PORT,
+    MANAGEMENT_PORT,
+    NAMESPACE_LABEL,
+    OPERATOR_POD_LABELS,
+    selector_labels,
+)
+from ..spec import ZImageService
+
+
+def network_policy(service: ZImageService, environment: Environment) -> Manifest:
+    """Admit the proxies to 7860, monitoring and the operator to 9090, and let nothing out.
+
+    Namespaces are selected by `kubernetes.io/metadata.name`, which the API server sets and
+    nobody can forge. `egress: []` closes DNS too: the worker reads its model from a volume.
+    """
+    network = service.spec.network
+    proxies = [peer(name, network.proxy_pod_labels) for name in network.allowed_namespaces]
+    watchers = [peer(name) for name in network.metrics_namespaces]
+    operator = peer(environment.operator_namespace, OPERATOR_POD_LABELS)
+    spec = {
+        "podSelector": {"matchLabels": selector_labels(service.name)},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [
+            {"from": proxies, "ports": [{"port": HTTP_PORT, "protocol": "TCP"}]},
+            {"from": [*watchers, operator], "ports": [{"port": MANAGEMENT_PORT, "protocol": "TCP"}]},
+        ],
+        "egress": [],
+    }
+    return manifest("networking.k8s.io/v1", "NetworkPolicy", service, spec=spec)
+
+
+def peer(namespace: str, pod_labels: dict[str, str] | None = None) -> Manifest:
+    """Build one `from` item. Both selectors in one item mean AND; in two items they would mean OR."""
+    item: Manifest = {"namespaceSelector": {"matchLabels": {NAMESPACE_LABEL: namespace}}}
+    if pod_labels:
+        item["podSelector"] = {"matchLabels": pod_labels}
+    return item

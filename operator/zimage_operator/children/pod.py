@@ -1,0 +1,159 @@
+"""The worker's pod: restricted, read-only, without a token, with nothing mounted that it does not need."""
+
+from __future__ import annotations
+
+from ..manifest import Environment, Manifest
+from ..names import (
+    BASIC_KEY,
+    BASIC_MOUNT,
+    CERTIFICATE_KEY,
+    CERTIFICATE_MOUNT,
+    HTTP_PORT,
+    HTTP_PORT_NAME,
+    MANAGEMENT_PORT,
+    MANAGEMENT_PORT_NAME,
+    MODEL_MOUNT,
+    WORKER_UID,
+    selector_labels,
+)
+from ..spec import ClaimSource, ZImageService, amounts
+
+# After the worker's own drain: closing sockets and freeing the GPU. A guess with room.
+EXIT_SECONDS = 15
+# Owner and group may read, others not: the files hold password hashes.
+CREDENTIAL_MODE = 0o440
+
+
+def pod(service: ZImageService, environment: Environment) -> Manifest:
+    """Build the pod's spec; it passes PodSecurity `restricted` as the API server enforces it."""
+    spec = service.spec
+    body: Manifest = {
+        "serviceAccountName": service.name,
+        "automountServiceAccountToken": False,
+        # Dozens of variables about other services would only tell an intruder where to go.
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": spec.rollout.drain_seconds + EXIT_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": WORKER_UID,
+            "runAsGroup": WORKER_UID,
+            "fsGroup": WORKER_UID,
+            # Without this the kubelet walks 20 GB of weights on every start to change their group.
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container(service, environment)],
+        "volumes": volumes(service),
+        "tolerations": tolerations(service),
+        "topologySpreadConstraints": [spread(service)],
+    }
+    optional = {
+        "nodeSelector": spec.scheduling.node_selector,
+        "priorityClassName": spec.scheduling.priority_class_name,
+        "runtimeClassName": spec.scheduling.runtime_class_name,
+        "imagePullSecrets": [{"name": name} for name in spec.image.pull_secrets] if spec.image else [],
+    }
+    return body | {key: value for key, value in optional.items() if value}
+
+
+def container(service: ZImageService, environment: Environment) -> Manifest:
+    """Build the one container."""
+    image = service.spec.image
+    return {
+        "name": "worker",
+        "image": image.reference if image else environment.worker_image,
+        "imagePullPolicy": image.pull_policy if image else "IfNotPresent",
+        "args": ["serve"],
+        "envFrom": [{"configMapRef": {"name": service.name}}],
+        "ports": [
+            {"name": HTTP_PORT_NAME, "containerPort": HTTP_PORT, "protocol": "TCP"},
+            {"name": MANAGEMENT_PORT_NAME, "containerPort": MANAGEMENT_PORT, "protocol": "TCP"},
+        ],
+        "resources": resources(service),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        # The management port answers before the model is loaded, so `live` holds from the first
+        # seconds; a worker that loads for half an hour is alive and not ready.
+        "startupProbe": probe("/health/live", period_seconds=2, failures=90),
+        "livenessProbe": probe("/health/live", period_seconds=10, failures=6),
+        "readinessProbe": probe("/health/ready", period_seconds=2, failures=1),
+        "volumeMounts": mounts(service),
+    }
+
+
+def probe(path: str, *, period_seconds: int, failures: int) -> Manifest:
+    """Build a probe on the management port, which the kubelet reaches under every policy."""
+    return {
+        "httpGet": {"path": path, "port": MANAGEMENT_PORT_NAME},
+        "periodSeconds": period_seconds,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
+
+
+def resources(service: ZImageService) -> Manifest:
+    """Build requests and limits; an extended resource stands in both, with one value."""
+    wanted, gpu = service.spec.resources, service.spec.gpu
+    device = {gpu.resource_name: str(gpu.count)} if gpu.count else {}
+    return {"requests": amounts(wanted.requests) | device, "limits": amounts(wanted.limits) | device}
+
+
+def tolerations(service: ZImageService) -> list[Manifest]:
+    """Build the tolerations: GPU nodes are tainted with the device's name, by convention."""
+    gpu = service.spec.gpu
+    device = [{"key": gpu.resource_name, "operator": "Exists", "effect": "NoSchedule"}] if gpu.count else []
+    given = service.spec.scheduling.tolerations
+    return device + [item.model_dump(by_alias=True, exclude_none=True) for item in given]
+
+
+def spread(service: ZImageService) -> Manifest:
+    """Prefer different hosts: one broken node should not take every worker."""
+    return {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": selector_labels(service.name)},
+    }
+
+
+def volumes(service: ZImageService) -> list[Manifest]:
+    """Build the volumes. Credentials are optional: without them the worker starts, refuses
+    everybody and says what is missing, so that the operator never has to read a Secret.
+    """
+    items: list[Manifest] = [
+        {"name": "model", **model_volume(service)},
+        # Python's and torch's scratch files; the root is read-only.
+        {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
+    ]
+    if service.auth.basic:
+        items.append(secret_volume("basic", service.auth.basic.secret_name, BASIC_KEY, "htpasswd"))
+    if service.spec.ingress and service.spec.ingress.tls:
+        # The certificate alone, for the posture: the key stays with the edge.
+        name = service.spec.ingress.tls.secret_name
+        items.append(secret_volume("certificate", name, CERTIFICATE_KEY, CERTIFICATE_KEY))
+    return items
+
+
+def secret_volume(volume: str, secret: str, key: str, path: str) -> Manifest:
+    """Build a volume with one key of one Secret, which may be missing."""
+    source = {"secretName": secret, "optional": True, "defaultMode": CREDENTIAL_MODE}
+    return {"name": volume, "secret": {**source, "items": [{"key": key, "path": path}]}}
+
+
+def model_volume(service: ZImageService) -> Manifest:
+    """Build the source of the weights; the worker cannot write to it."""
+    source = service.model.source
+    if isinstance(source, ClaimSource):
+        return {"persistentVolumeClaim": {"claimName": source.claim_name, "readOnly": True}}
+    return {"image": {"reference": source.reference, "pullPolicy": "IfNotPresent"}}
+
+
+def mounts(service: ZImageService) -> list[Manifest]:
+    """Build the mounts that belong to `volumes`."""
+    paths = {"model": MODEL_MOUNT, "tmp": "/tmp", "basic": BASIC_MOUNT, "certificate": CERTIFICATE_MOUNT}  # noqa: S108
+    named = ((item["name"], paths[item["name"]]) for item in volumes(service))
+    return [{"name": name, "mountPath": path, **({} if name == "tmp" else {"readOnly": True})} for name, path in named]

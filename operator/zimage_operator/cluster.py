@@ -1,0 +1,241 @@
+"""apply, prune, observe, report: everything that the operator does to the cluster, and its own cache.
+
+Server-side apply with one field manager. What is equal to the live object is not sent; what
+bears our name and is not ours is never touched.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from . import metrics
+from .api import MERGE_APPLY, Api, Denied
+from .cache import Cache, Key, Seen
+from .errors import Conflict, KindMissing, NamespaceTerminating, NotOwned, Refused, Rejected
+from .kinds import BY_NAME, CHILDREN, SERVICES
+from .manifest import Manifest, Ref, ref, stamped
+from .names import API_VERSION, HASH_ANNOTATION, KIND, MANAGER, STATUS_MANAGER
+from .observed import ClassFacts, DeploymentFacts, Drift, Observed, Report, drift, owner_uid
+from .spec import ZImageService
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A hand edit that was put right: what it was, and who did it (field managers)."""
+
+    target: Ref
+    fields: tuple[str, ...]
+    managers: tuple[str, ...]
+    deleted: bool = False
+
+
+class Cluster:
+    """The API server, seen through the cache."""
+
+    def __init__(self, api: Api, cache: Cache, on_repair: Callable[[ZImageService, Repair], None]) -> None:
+        self.api, self.cache, self.on_repair = api, cache, on_repair
+
+    async def apply(self, service: ZImageService, wanted: Collection[Manifest]) -> tuple[Refused, ...]:
+        """Bring `wanted` in place, in order; stop at the first object that is refused.
+
+        What comes later in the order relies on what comes before it: no pod without its policy.
+
+        Raises:
+            Conflict, ClusterUnavailable: come back later.
+            NamespaceTerminating: nothing more is to be done.
+        """
+        for item in wanted:
+            try:
+                await self.apply_one(service, stamped(item))
+            except Refused as error:
+                metrics.APPLIES.labels(item["kind"], "refused").inc()
+                return (error,)
+        return ()
+
+    async def apply_one(self, service: ZImageService, item: Manifest) -> None:
+        """Bring one object in place, unless it is there as wanted."""
+        target = ref(item)
+        seen = self.cache.children.get(target)
+        known = self.cache.applied.get(target)
+        if seen and seen.owner != service.uid:
+            raise not_owned(target)
+        if seen is None:
+            seen = await self.find(service, target)
+        if seen and self.stands(item, seen):
+            self.cache.applied[target] = stamp(item)
+            return
+        before = None if seen is None else seen.body
+        live = await self.send(target, item, uid=seen.uid if seen else "")
+        self.cache.observe(target.kind, live)
+        metrics.APPLIES.labels(target.kind, "changed" if seen else "created").inc()
+        self.verify(target, item, live)
+        if known == stamp(item):
+            self.report(service, target, drift(item, before) if before else [], deleted=seen is None)
+        self.cache.applied[target] = stamp(item)
+
+    def stands(self, item: Manifest, seen: Seen) -> bool:
+        """Whether the live object carries this very intent and still looks like it."""
+        if seen.stamp != stamp(item):
+            return False
+        if seen.body is not None and drift(item, seen.body):
+            return False
+        seen.body = None
+        return True
+
+    def verify(self, target: Ref, item: Manifest, live: Manifest) -> None:
+        """Check that the server took what we sent: what it changes at once we must not send for ever."""
+        left = drift(item, live)
+        if left:
+            paths = ", ".join(".".join(found.path) for found in left)
+            log.warning("%s %s/%s: the API server changed %s", target.kind, target.namespace, target.name, paths)
+        if target in self.cache.children:
+            self.cache.children[target].body = None
+
+    async def find(self, service: ZImageService, target: Ref) -> Seen | None:
+        """Look at a name that no watch has shown us: is it free, ours without its label, or somebody else's?"""
+        try:
+            path = BY_NAME[target.kind].path(target.namespace, target.name)
+            live = await self.api.request("GET", path, kind=target.kind)
+        except Denied as error:
+            if error.code == 404:
+                return None
+            raise translate(error, target) from error
+        if owner_uid(live) != service.uid:
+            raise not_owned(target)
+        annotations = live["metadata"].get("annotations") or {}
+        key = (service.namespace, service.name)
+        return Seen(live["metadata"]["uid"], 0, service.uid, key, annotations.get(HASH_ANNOTATION, ""), None, live)
+
+    async def send(self, target: Ref, item: Manifest, uid: str) -> Manifest:
+        """Apply on the server; with `uid` only to that very object."""
+        body = {**item, "metadata": {**item["metadata"], "uid": uid}} if uid else item
+        query = {"fieldManager": MANAGER, "force": "true"}
+        path = BY_NAME[target.kind].path(target.namespace, target.name)
+        try:
+            live: Manifest = await self.api.request(
+                "PATCH", path, kind=target.kind, query=query, body=body, content_type=MERGE_APPLY
+            )
+        except Denied as error:
+            raise translate(error, target) from error
+        return live
+
+    def report(self, service: ZImageService, target: Ref, found: list[Drift], *, deleted: bool) -> None:
+        """Tell of a hand edit: the same intent had been in place before."""
+        if not found and not deleted:
+            return
+        metrics.DRIFT_REPAIRED.labels(target.kind).inc()
+        fields = tuple(".".join(one.path) for one in found)
+        managers = tuple(sorted({one.manager for one in found if one.manager}))
+        self.on_repair(service, Repair(target, fields, managers, deleted))
+
+    async def prune(self, service: ZImageService, keep: Collection[Manifest]) -> None:
+        """Delete what is ours and no longer wanted, in the reverse order of application."""
+        kept = {ref(item) for item in keep}
+        order = [kind.name for kind in CHILDREN]
+        owned = [
+            (target, seen)
+            for target, seen in self.cache.of((service.namespace, service.name))
+            if seen.owner == service.uid and target.kind in order and target not in kept
+        ]
+        for target, seen in sorted(owned, key=lambda pair: order.index(pair[0].kind), reverse=True):
+            await self.delete(target, seen.uid)
+
+    async def delete(self, target: Ref, uid: str) -> None:
+        """Delete one object, if it is still the very one that we saw."""
+        path = BY_NAME[target.kind].path(target.namespace, target.name)
+        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        try:
+            await self.api.request("DELETE", path, kind=target.kind, body=body)
+        except Denied as error:
+            if error.code != 404:
+                raise translate(error, target) from error
+        if target in self.cache.children and self.cache.children[target].uid == uid:
+            self.cache.forget(target)
+        self.cache.applied.pop(target, None)
+        metrics.PRUNED.labels(target.kind).inc()
+
+    def observe(
+        self,
+        service: ZImageService,
+        refused: tuple[Refused, ...],
+        reports: dict[str, Report],
+        *,
+        probing: bool,
+        blind: bool,
+    ) -> Observed:
+        """Collect the facts about a service as they are known now."""
+        key: Key = (service.namespace, service.name)
+        ours = [(target, seen) for target, seen in self.cache.of(key) if seen.owner == service.uid]
+        deployments = [seen.facts for _, seen in ours if isinstance(seen.facts, DeploymentFacts)]
+        return Observed(
+            existing=frozenset(target for target, _ in ours),
+            deployment=deployments[0] if deployments else None,
+            pods=self.cache.pods(key),
+            reports=reports,
+            ingress_class=self.ingress_class(service),
+            refused=refused,
+            probing=probing,
+            blind=blind,
+        )
+
+    def ingress_class(self, service: ZImageService) -> ClassFacts | None:
+        """Give the class that the service names, if it exists."""
+        ingress = service.spec.ingress
+        return self.cache.classes.get(ingress.class_name or "") if ingress else None
+
+    async def apply_status(self, body: Any, status: Manifest) -> None:
+        """Write the status, if it says anything new; only to this very resource."""
+        if body.get("status") == status:
+            return
+        head = body["metadata"]
+        item = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": head["name"], "namespace": head["namespace"], "uid": head["uid"]},
+            "status": status,
+        }
+        path = SERVICES.path(head["namespace"], head["name"]) + "/status"
+        query = {"fieldManager": STATUS_MANAGER, "force": "true"}
+        try:
+            live = await self.api.request("PATCH", path, kind=KIND, query=query, body=item, content_type=MERGE_APPLY)
+        except Denied as error:
+            if error.code == 404:
+                return  # deleted meanwhile: nobody is left to tell
+            raise translate(error, Ref(KIND, head["namespace"], head["name"])) from error
+        self.cache.observe(KIND, live)
+        metrics.STATUS_WRITES.inc()
+
+
+def stamp(item: Manifest) -> str:
+    """Give the digest that `stamped` wrote."""
+    return str(item["metadata"]["annotations"][HASH_ANNOTATION])
+
+
+def not_owned(target: Ref) -> NotOwned:
+    """Say that the name is taken."""
+    return NotOwned(
+        target.kind,
+        target.name,
+        f"{target.kind} {target.name} exists and does not belong to this ZImageService: "
+        f"rename or delete it (kubectl -n {target.namespace} get {target.kind.lower()} {target.name} -o yaml)",
+    )
+
+
+def translate(error: Denied, target: Ref) -> Exception:
+    """Turn a 4xx into the type that decides what happens next."""
+    if error.code == 403 and "NamespaceTerminating" in error.causes:
+        return NamespaceTerminating(target.namespace)
+    if error.code == 404 and BY_NAME[target.kind].optional:
+        group = BY_NAME[target.kind].group
+        text = f"this cluster does not serve {target.kind}.{group}: install the CRDs of the ingress controller"
+        return KindMissing(target.kind, target.name, text)
+    if error.code == 404:
+        return NamespaceTerminating(target.namespace)
+    if "uid" in str(error) and error.code in (409, 422):
+        return Conflict(str(error))
+    return Rejected(target.kind, target.name, f"{target.kind} {target.name} was refused: {error}")

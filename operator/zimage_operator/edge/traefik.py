@@ -1,0 +1,104 @@
+"""Traefik 3: Middlewares and a TLSOption around a plain Ingress; pure.
+
+Source of the objects and of the hazards: Traefik's kubernetes-crd and kubernetes-ingress
+reference. A Middleware or TLSOption that is missing makes Traefik answer 404: it fails closed.
+"""
+
+from __future__ import annotations
+
+from ..manifest import Manifest, manifest
+from ..names import HTTP_PORT_NAME
+from ..spec import Ingress, ZImageService
+
+NAME = "traefik"
+API = "traefik.io/v1alpha1"
+ANNOTATION = "traefik.ingress.kubernetes.io/router"
+# One year: the least that browsers' preload lists ask for.
+HSTS_SECONDS = 31536000
+
+
+def helpers(service: ZImageService) -> list[Manifest]:
+    """Build the objects that protect the route, in the order in which a request meets them."""
+    options = manifest(API, "TLSOption", service, "tls", spec={"minVersion": "VersionTLS12", "sniStrict": True})
+    return [options, *middlewares(service)]
+
+
+def middlewares(service: ZImageService) -> list[Manifest]:
+    """Build the chain: who may come, how often, who it is, what the answer carries.
+
+    The limiter stands before the password check: bcrypt is what an attacker would make us compute.
+    """
+    ingress = published(service)
+    chain: list[Manifest] = []
+    if ingress.allowed_source_ranges:
+        ranges = {"sourceRange": list(ingress.allowed_source_ranges)}
+        chain.append(middleware(service, "allow", {"ipAllowList": ranges}))
+    limit = {
+        "average": ingress.rate_limit.requests_per_minute,
+        "period": "1m",
+        "burst": ingress.rate_limit.burst,
+    }
+    chain.append(middleware(service, "rate-limit", {"rateLimit": limit}))
+    if service.auth.basic:
+        # removeHeader stays off: the worker authenticates every request itself.
+        basic = {"secret": service.auth.basic.secret_name, "realm": "zimage", "removeHeader": False}
+        chain.append(middleware(service, "auth", {"basicAuth": basic}))
+    headers = {
+        "stsSeconds": HSTS_SECONDS,
+        "forceSTSHeader": True,
+        "contentTypeNosniff": True,
+        "frameDeny": True,
+        "referrerPolicy": "no-referrer",
+        # An empty value removes the header.
+        "customResponseHeaders": {"Server": ""},
+        "customRequestHeaders": {"X-Auth-User": ""},
+    }
+    chain.append(middleware(service, "headers", {"headers": headers}))
+    return chain
+
+
+def middleware(service: ZImageService, name: str, spec: Manifest) -> Manifest:
+    """Build one Middleware, called NAME-name."""
+    return manifest(API, "Middleware", service, name, spec=spec)
+
+
+def published(service: ZImageService) -> Ingress:
+    """Give the ingress part; only services that have one get here."""
+    assert service.spec.ingress
+    return service.spec.ingress
+
+
+def route(service: ZImageService) -> Manifest:
+    """Build the Ingress: one host, one path, one backend."""
+    ingress = published(service)
+    assert ingress.tls, "rules let no ingress without TLS pass"
+    backend = {"service": {"name": service.name, "port": {"name": HTTP_PORT_NAME}}}
+    path = {"path": "/", "pathType": "Prefix", "backend": backend}
+    item = manifest(
+        "networking.k8s.io/v1",
+        "Ingress",
+        service,
+        spec={
+            "ingressClassName": ingress.class_name,
+            "tls": [{"hosts": [ingress.host], "secretName": ingress.tls.secret_name}],
+            "rules": [{"host": ingress.host, "http": {"paths": [path]}}],
+        },
+    )
+    item["metadata"]["annotations"] = router(service)
+    return item
+
+
+def router(service: ZImageService) -> dict[str, str]:
+    """Name the helpers as Traefik does: NAMESPACE-NAME@kubernetescrd."""
+    chain = ",".join(reference(item) for item in middlewares(service))
+    return {
+        f"{ANNOTATION}.middlewares": chain,
+        # A router with TLS alone: over plain HTTP there is nothing of this service.
+        f"{ANNOTATION}.tls": "true",
+        f"{ANNOTATION}.tls.options": f"{service.namespace}-{service.name}-tls@kubernetescrd",
+    }
+
+
+def reference(item: Manifest) -> str:
+    """Give the name by which a router refers to a custom resource."""
+    return f"{item['metadata']['namespace']}-{item['metadata']['name']}@kubernetescrd"

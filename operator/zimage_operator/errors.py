@@ -1,0 +1,69 @@
+"""Every way in which the operator fails; the type alone decides what happens next.
+
+OperatorError
+├── InvalidSpec           the user's to mend: Stalled, no retry before the generation changes
+├── Refused               one child could not be brought in place: reported, tried again later
+│   ├── NotOwned          an object of that name is there and is not ours
+│   ├── Rejected          the API server or an admission plugin said no
+│   └── KindMissing       the API server does not know the kind (a CRD is not installed)
+├── Conflict              somebody wrote at the same moment: again, at once
+├── NamespaceTerminating  nothing can be created there any more: stop, without a retry
+├── ClusterUnavailable    no answer, or 429 and 5xx for too long: again, with back-off
+└── BadSettings           the operator's own configuration: exit code 2
+"""
+
+from __future__ import annotations
+
+
+class OperatorError(Exception):
+    """The root: whatever the operator itself raises."""
+
+
+class InvalidSpec(OperatorError):
+    """A resource got past admission and still says something that cannot be done."""
+
+
+class Refused(OperatorError):
+    """One child was not brought in place; `kind` and `name` say which, the text says why."""
+
+    reason = "ApplyFailed"
+
+    def __init__(self, kind: str, name: str, message: str) -> None:
+        super().__init__(message)
+        self.kind, self.name, self.message = kind, name, message
+
+
+class NotOwned(Refused):
+    """An object of the wanted name exists and our resource is not its controller."""
+
+    reason = "NotOwned"
+
+
+class Rejected(Refused):
+    """The API server answered 4xx: schema, quota, admission or missing rights."""
+
+
+class KindMissing(Refused):
+    """The kind is not served: its CRD is not installed in this cluster."""
+
+    reason = "DialectUnsupported"
+
+
+class Conflict(OperatorError):
+    """409: the object changed between our look and our write."""
+
+
+class NamespaceTerminating(OperatorError):
+    """The namespace is on its way out and takes the resource along."""
+
+
+class ClusterUnavailable(OperatorError):
+    """The API server did not answer, or not with an answer that we can act on."""
+
+
+class BadSettings(OperatorError):
+    """One line per mistake in the environment."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems

@@ -1,0 +1,111 @@
+"""Events on the resource: what `kubectl describe` shows a person. One per transition, not per repair."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from .api import Api, Denied
+from .cluster import Repair
+from .errors import OperatorError
+from .names import API_VERSION, GROUP, KIND
+from .spec import ZImageService
+
+log = logging.getLogger(__name__)
+
+# The API server's limit for a note is 1 KiB.
+NOTE_LENGTH = 1000
+# Two that fight over a field would otherwise fill the event log.
+QUIET_SECONDS = 600.0
+
+
+class Recorder:
+    """Writes events in the background; an event that cannot be written is only logged."""
+
+    def __init__(self, api: Api, instance: str) -> None:
+        self.api, self.instance = api, instance
+        self.told: dict[object, float] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def repaired(self, service: ZImageService, repair: Repair) -> None:
+        """Tell who changed what, once per edit and not once per repair."""
+        note = describe(repair)
+        log.warning("%s/%s: %s", service.namespace, service.name, note)
+        if self.fresh((service.uid, repair)):
+            head = {"namespace": service.namespace, "name": service.name, "uid": service.uid}
+            self.emit(head, "Warning", "Restored" if repair.deleted else "DriftRepaired", "Apply", note)
+
+    def transition(self, body: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+        """Tell that Ready has a new reason."""
+        new, old = ready_of(status), ready_of(body.get("status") or {})
+        if (new["status"], new["reason"]) == (old.get("status"), old.get("reason")):
+            return
+        level = "Warning" if new["status"] == "False" else "Normal"
+        self.emit(body["metadata"], level, new["reason"], "Reconcile", new["message"])
+
+    def fresh(self, what: object) -> bool:
+        """Whether this was not told a short while ago."""
+        now = asyncio.get_running_loop().time()
+        self.told = {key: at for key, at in self.told.items() if now - at < QUIET_SECONDS}
+        if what in self.told:
+            return False
+        self.told[what] = now
+        return True
+
+    def emit(self, head: Mapping[str, Any], level: str, reason: str, action: str, note: str) -> None:
+        """Send one event without waiting for it."""
+        task = asyncio.create_task(self.send(event(head, level, reason, action, note, self.instance)))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def send(self, document: dict[str, Any]) -> None:
+        """Write one event."""
+        path = f"/apis/events.k8s.io/v1/namespaces/{document['metadata']['namespace']}/events"
+        try:
+            await self.api.request("POST", path, kind="Event", body=document)
+        except (Denied, OperatorError) as error:
+            log.info("an event was not written: %s", error)
+
+    async def close(self) -> None:
+        """Wait for what is on its way."""
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+def describe(repair: Repair) -> str:
+    """Say in one sentence what was put right and who had changed it."""
+    target = f"{repair.target.kind} {repair.target.name}"
+    if repair.deleted:
+        return f"{target} was deleted by somebody else and has been created again"
+    who = " and ".join(repair.managers) or "an unknown field manager"
+    return f"{target}: {', '.join(repair.fields)} was changed by {who} and has been put back"
+
+
+def ready_of(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give the Ready condition of a status."""
+    return next((item for item in status.get("conditions") or () if item["type"] == "Ready"), {})
+
+
+def event(head: Mapping[str, Any], level: str, reason: str, action: str, note: str, instance: str) -> dict[str, Any]:
+    """Build an events.k8s.io/v1 Event about a resource."""
+    regarding = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        **{key: head[key] for key in ("namespace", "name", "uid")},
+    }
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"namespace": head["namespace"], "name": f"{head['name']}.{uuid.uuid4().hex[:16]}"},
+        "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "type": level,
+        "reason": reason,
+        "action": action,
+        "note": note[:NOTE_LENGTH],
+        "regarding": regarding,
+        "reportingController": f"{GROUP}/operator",
+        "reportingInstance": instance,
+    }

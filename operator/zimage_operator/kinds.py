@@ -1,0 +1,59 @@
+"""The kinds that the operator reads or writes, and where the API server serves them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .names import CHILD_SELECTOR, GROUP, KIND, PLURAL, VERSION
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind: its group, version and plural, and how the operator watches it."""
+
+    name: str
+    group: str
+    version: str
+    plural: str
+    # Filters lists and watches on the server.
+    selector: str = ""
+    namespaced: bool = True
+    # Served only where somebody else's CRDs are installed.
+    optional: bool = False
+
+    @property
+    def api_version(self) -> str:
+        """Group and version as objects carry them."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def root(self) -> str:
+        """The path of the group and version."""
+        return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+
+    def path(self, namespace: str = "", name: str = "") -> str:
+        """Give the path of one object, or of the collection."""
+        place = f"/namespaces/{namespace}" if namespace else ""
+        return f"{self.root}{place}/{self.plural}{'/' + name if name else ''}"
+
+
+def child(name: str, group: str, version: str, plural: str, *, optional: bool = False) -> Kind:
+    return Kind(name, group, version, plural, CHILD_SELECTOR, optional=optional)
+
+
+SERVICES = Kind(KIND, GROUP, VERSION, PLURAL)
+PODS = Kind("Pod", "", "v1", "pods", CHILD_SELECTOR)
+INGRESS_CLASSES = Kind("IngressClass", "networking.k8s.io", "v1", "ingressclasses", namespaced=False)
+# In the order of application; deleted in reverse.
+CHILDREN = (
+    child("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies"),
+    child("ServiceAccount", "", "v1", "serviceaccounts"),
+    child("ConfigMap", "", "v1", "configmaps"),
+    child("Deployment", "apps", "v1", "deployments"),
+    child("Service", "", "v1", "services"),
+    child("TLSOption", "traefik.io", "v1alpha1", "tlsoptions", optional=True),
+    child("Middleware", "traefik.io", "v1alpha1", "middlewares", optional=True),
+    child("Ingress", "networking.k8s.io", "v1", "ingresses"),
+)
+WATCHED = (SERVICES, INGRESS_CLASSES, PODS, *CHILDREN)
+BY_NAME = {kind.name: kind for kind in WATCHED}

@@ -1,0 +1,79 @@
+"""What every desired object has in common: head, labels, owner; pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from .names import API_VERSION, HASH_ANNOTATION, KIND, labels
+from .spec import ZImageService
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the operator's own settings add to a service."""
+
+    # The released worker, by digest, for services that name no image of their own.
+    worker_image: str
+    # Whose pods the management port admits.
+    operator_namespace: str
+    # Registries that `spec.image` may name; empty: any.
+    allowed_image_prefixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, order=True)
+class Ref:
+    """One object of the cluster by kind, namespace and name."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+def manifest(api_version: str, kind: str, service: ZImageService, name: str = "", **body: Any) -> Manifest:
+    """Build an object of `service`; its name is the service's own, or `NAME-name`."""
+    head = {"apiVersion": api_version, "kind": kind}
+    return {**head, "metadata": metadata(service, f"{service.name}-{name}" if name else service.name), **body}
+
+
+def metadata(service: ZImageService, name: str) -> Manifest:
+    """Build the metadata of a child: its owner is the resource, so deletion needs no finalizer."""
+    return {
+        "name": name,
+        "namespace": service.namespace,
+        "labels": labels(service.name),
+        "ownerReferences": [
+            {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "name": service.name,
+                "uid": service.uid,
+                "controller": True,
+                # Nobody waits for the children in a foreground deletion: they hold nothing.
+                "blockOwnerDeletion": False,
+            }
+        ],
+    }
+
+
+def ref(item: Manifest) -> Ref:
+    """Say which object a manifest or a live object is."""
+    head = item["metadata"]
+    return Ref(item["kind"], head.get("namespace", ""), head["name"])
+
+
+def digest(value: Any) -> str:
+    """Give a short, stable digest of plain values (12 bytes: collisions do not happen by accident)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def stamped(item: Manifest) -> Manifest:
+    """Add the digest of the intent, so that a field that we stopped sending is noticed too."""
+    head = item["metadata"]
+    annotations = {**head.get("annotations", {}), HASH_ANNOTATION: digest(item)}
+    return {**item, "metadata": {**head, "annotations": annotations}}

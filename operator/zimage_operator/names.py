@@ -1,0 +1,61 @@
+"""Every name that others rely on: group, labels, ports, paths, field managers.
+
+Selector labels are never changed once released: they are immutable on a Deployment,
+and a NetworkPolicy that selects other pods protects nothing.
+"""
+
+from __future__ import annotations
+
+GROUP = "zimage.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "ZImageService"
+PLURAL = "zimageservices"
+SINGULAR = "zimageservice"
+SHORT_NAME = "zis"
+
+MANAGER = "zimage-operator"
+STATUS_MANAGER = "zimage-operator-status"
+
+# On children only, never on the resource itself.
+HASH_ANNOTATION = f"{GROUP}/applied-hash"
+REVISION_ANNOTATION = f"{GROUP}/template-revision"
+
+NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+LABEL_NAME = "app.kubernetes.io/name"
+LABEL_INSTANCE = "app.kubernetes.io/instance"
+LABEL_COMPONENT = "app.kubernetes.io/component"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+LABEL_PART_OF = "app.kubernetes.io/part-of"
+
+# What the watch streams of children are filtered by, on the server.
+CHILD_SELECTOR = f"{LABEL_MANAGED_BY}={MANAGER}"
+# The labels of the operator's own pods (operator/install.yaml): the management port admits them.
+OPERATOR_POD_LABELS = {LABEL_NAME: "zimage-operator"}
+
+HTTP_PORT = 7860
+HTTP_PORT_NAME = "http"
+MANAGEMENT_PORT = 9090
+MANAGEMENT_PORT_NAME = "management"
+
+# Longer names would push `NAME-something` of a child past the 63 characters of a label.
+NAME_LENGTH = 40
+
+# The worker image's user (worker/Dockerfile): no system user of any base image has it.
+WORKER_UID = 10001
+
+MODEL_MOUNT = "/model"
+BASIC_MOUNT = "/etc/zimage/basic"
+BASIC_KEY = "auth"
+CERTIFICATE_MOUNT = "/etc/zimage/certificate"
+CERTIFICATE_KEY = "tls.crt"
+
+
+def selector_labels(instance: str, component: str = "worker") -> dict[str, str]:
+    """Give the labels that select the pods of one component of one service."""
+    return {LABEL_NAME: "zimage", LABEL_INSTANCE: instance, LABEL_COMPONENT: component}
+
+
+def labels(instance: str, component: str = "worker") -> dict[str, str]:
+    """Give the labels that every object of a service carries."""
+    return {**selector_labels(instance, component), LABEL_MANAGED_BY: MANAGER, LABEL_PART_OF: "zimage"}

@@ -1,0 +1,310 @@
+"""What was read back, as frozen facts, and the pure reading of raw objects into them.
+
+Nothing in here trusts what a resource's author can write: an object counts as ours by its
+controller's uid only, never by its name, labels or annotations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from .errors import Refused
+from .manifest import Manifest, Ref
+from .names import KIND, LABEL_INSTANCE, MANAGER, REVISION_ANNOTATION
+from .quantities import quantity
+
+Raw = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition of somebody else's object, such as a Deployment's `Available`."""
+
+    status: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class DeploymentFacts:
+    """How far the workload is."""
+
+    generation: int
+    observed_generation: int
+    replicas: int
+    updated: int
+    ready: int
+    available: int
+    revision: str
+    conditions: Mapping[str, Condition]
+
+
+@dataclass(frozen=True)
+class PodFacts:
+    """One worker's pod. `waiting` is the container's reason, `last_exit` how it ended before."""
+
+    namespace: str
+    name: str
+    uid: str
+    instance: str
+    revision: str
+    ip: str
+    phase: str
+    ready: bool
+    deleting: bool
+    unscheduled: str
+    waiting: str
+    waiting_message: str
+    last_exit: str
+    exit_code: int | None
+
+
+@dataclass(frozen=True)
+class ClassFacts:
+    """An IngressClass: which controller serves it."""
+
+    controller: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that the worker could not load: the reason, and what to do."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Posture:
+    """What a worker says that it loaded (`GET :9090/posture`); never a secret."""
+
+    auth_mode: str
+    users: int
+    auth_problems: tuple[Problem, ...]
+    certificate_wanted: bool
+    certificate_problems: tuple[Problem, ...]
+    not_after: datetime | None
+    dns_names: tuple[str, ...]
+    matches_host: bool
+    model_problems: tuple[Problem, ...]
+    phase: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the probes of one pod found.
+
+    `isolation`: `blocked` (the metrics port answered and 7860 did not), `open` (7860 answered),
+    `unreachable` (not even the metrics port answered: it says nothing), or `untested`.
+    """
+
+    isolation: str = "untested"
+    posture: Posture | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything that a status is made of."""
+
+    existing: frozenset[Ref] = frozenset()
+    deployment: DeploymentFacts | None = None
+    pods: tuple[PodFacts, ...] = ()
+    reports: Mapping[str, Report] = field(default_factory=dict)
+    # None: no IngressClass of that name.
+    ingress_class: ClassFacts | None = None
+    refused: tuple[Refused, ...] = ()
+    # False where the operator runs outside the cluster, or was told not to probe.
+    probing: bool = False
+    # The operator's own namespace is admitted, so it cannot see what strangers see.
+    blind: bool = False
+
+
+def owner_uid(item: Raw) -> str:
+    """Give the uid of the ZImageService that controls an object; empty if none does."""
+    owners = item["metadata"].get("ownerReferences") or ()
+    return next((owner["uid"] for owner in owners if owner.get("controller") and owner["kind"] == KIND), "")
+
+
+def read(kind: str, item: Raw) -> DeploymentFacts | PodFacts | ClassFacts | None:
+    """Read the facts of an object of a kind that has any."""
+    reader = READERS.get(kind)
+    return reader(item) if reader else None
+
+
+def read_deployment(item: Raw) -> DeploymentFacts:
+    """Read how far a rollout is."""
+    status = item.get("status") or {}
+    template = item["spec"]["template"]["metadata"]
+    return DeploymentFacts(
+        generation=item["metadata"].get("generation", 0),
+        observed_generation=status.get("observedGeneration", 0),
+        replicas=status.get("replicas", 0),
+        updated=status.get("updatedReplicas", 0),
+        ready=status.get("readyReplicas", 0),
+        available=status.get("availableReplicas", 0),
+        revision=(template.get("annotations") or {}).get(REVISION_ANNOTATION, ""),
+        conditions=read_conditions(status),
+    )
+
+
+def read_conditions(status: Raw) -> dict[str, Condition]:
+    """Read a list of conditions, by type."""
+    return {
+        item["type"]: Condition(item["status"], item.get("reason", ""), item.get("message", ""))
+        for item in status.get("conditions") or ()
+    }
+
+
+def read_pod(item: Raw) -> PodFacts:
+    """Read one worker's pod."""
+    head, status = item["metadata"], item.get("status") or {}
+    conditions = read_conditions(status)
+    container: Raw = next(iter(status.get("containerStatuses") or ()), {})
+    waiting = (container.get("state") or {}).get("waiting") or {}
+    ended = (
+        (container.get("lastState") or {}).get("terminated") or (container.get("state") or {}).get("terminated") or {}
+    )
+    scheduled, ready = conditions.get("PodScheduled"), conditions.get("Ready")
+    return PodFacts(
+        namespace=head["namespace"],
+        name=head["name"],
+        uid=head["uid"],
+        instance=(head.get("labels") or {}).get(LABEL_INSTANCE, ""),
+        revision=(head.get("annotations") or {}).get(REVISION_ANNOTATION, ""),
+        ip=status.get("podIP", ""),
+        phase=status.get("phase", "Pending"),
+        ready=bool(ready and ready.status == "True"),
+        deleting=bool(head.get("deletionTimestamp")),
+        unscheduled=scheduled.message if scheduled and scheduled.status == "False" else "",
+        waiting=waiting.get("reason", ""),
+        waiting_message=waiting.get("message", ""),
+        last_exit=ended.get("reason", ""),
+        exit_code=ended.get("exitCode"),
+    )
+
+
+def read_class(item: Raw) -> ClassFacts:
+    """Read an IngressClass."""
+    return ClassFacts(controller=(item.get("spec") or {}).get("controller", ""))
+
+
+READERS: dict[str, Callable[[Raw], DeploymentFacts | PodFacts | ClassFacts]] = {
+    "Deployment": read_deployment,
+    "Pod": read_pod,
+    "IngressClass": read_class,
+}
+
+
+def read_posture(document: Any) -> Posture:
+    """Read a worker's answer.
+
+    Raises:
+        ValueError: it is not a posture (an old worker, or something else on the port).
+    """
+    try:
+        auth, certificate = document["auth"], document["certificate"] or {}
+        return Posture(
+            auth_mode=str(auth["mode"]),
+            users=int(auth["users"]),
+            auth_problems=problems(auth),
+            certificate_wanted=document["certificate"] is not None,
+            certificate_problems=problems(certificate),
+            not_after=instant(certificate.get("notAfter")),
+            dns_names=tuple(map(str, certificate.get("dnsNames") or ())),
+            matches_host=bool(certificate.get("matchesHost")),
+            model_problems=problems(document.get("model") or {}),
+            phase=str(document.get("phase", "")),
+        )
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ValueError(f"not a posture: {error!r}") from error
+
+
+# Longer texts could only be somebody else's; the status shows them to people.
+PROBLEM_LENGTH = 500
+
+
+def problems(part: Raw) -> tuple[Problem, ...]:
+    """Read the problems of one part of a posture."""
+    found = part.get("problems") or ()
+    return tuple(Problem(str(item["reason"])[:64], str(item["message"])[:PROBLEM_LENGTH]) for item in found)
+
+
+def instant(text: str | None) -> datetime | None:
+    """Read an RFC 3339 time in UTC."""
+    return datetime.fromisoformat(text) if text else None
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A field that somebody else changed, and the field manager that did it ("" if it left no trace)."""
+
+    path: tuple[str, ...]
+    manager: str
+
+
+def drift(wanted: Manifest, live: Raw) -> list[Drift]:
+    """Find every field of `wanted` that `live` does not have as wanted.
+
+    Fields that only `live` has belong to others. Defaults of the API server are such fields.
+    """
+    managed = live["metadata"].get("managedFields") or ()
+    return [Drift(path, culprit(path, managed)) for path in differences(wanted, live)]
+
+
+def differences(wanted: Any, live: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Walk both values; yield the path of each difference.
+
+    Lists of named items are compared by name, as server-side apply merges them; other lists as a whole.
+    """
+    if isinstance(wanted, dict) and isinstance(live, Mapping):
+        for key, value in wanted.items():
+            yield from differences(value, live.get(key), (*path, key))
+    elif isinstance(wanted, list) and wanted and isinstance(live, list) and is_named(wanted):
+        by_name = {item.get("name"): item for item in live if isinstance(item, Mapping)}
+        for item in wanted:
+            yield from differences(item, by_name.get(item["name"]), (*path, item["name"]))
+    elif isinstance(wanted, list) and isinstance(live, list) and len(wanted) == len(live):
+        for index, (item, other) in enumerate(zip(wanted, live, strict=True)):
+            yield from differences(item, other, (*path, str(index)))
+    elif not same(wanted, live, path):
+        yield path
+
+
+def is_named(items: list[Any]) -> bool:
+    """Whether every item has a name that it can be found by."""
+    return all(isinstance(item, dict) and "name" in item for item in items)
+
+
+def same(wanted: Any, live: Any, path: tuple[str, ...]) -> bool:
+    """Compare two leaves: the API server drops what is empty and rewrites quantities."""
+    if wanted == live or (wanted in ("", [], {}) and live is None):
+        return True
+    if not {"resources", "sizeLimit"} & set(path) or not isinstance(wanted, str) or not isinstance(live, str):
+        return False
+    return quantity(wanted) == quantity(live)
+
+
+def culprit(path: tuple[str, ...], managed: Any) -> str:
+    """Name the field manager, other than us, that owns the changed field or the nearest one above it.
+
+    managedFields keeps the trace: who changes a field of ours by an update becomes its owner.
+    """
+    others = [entry for entry in managed if entry.get("manager") != MANAGER and not entry.get("subresource")]
+    ranked = sorted(others, key=lambda entry: (depth(path, entry.get("fieldsV1") or {}), entry.get("time", "")))
+    best = ranked[-1] if ranked else None
+    return str(best["manager"]) if best and depth(path, best.get("fieldsV1") or {}) > 1 else ""
+
+
+def depth(path: tuple[str, ...], fields: Raw) -> int:
+    """Say how many steps of `path` an entry of managedFields follows."""
+    here: Any = fields
+    for steps, part in enumerate(path):
+        found = next((key for key in here if key in (f"f:{part}", f'k:{{"name":"{part}"}}')), None)
+        if found is None:
+            return steps
+        here = here[found]
+    return len(path)

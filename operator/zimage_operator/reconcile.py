@@ -1,0 +1,96 @@
+"""The straight line. Start reading here.
+
+    resource → typed spec → desired children → server-side apply → observed facts → status
+
+Level-based: it never asks what changed, so running it twice, late or after a crash gives
+the same result. It never waits: it reports, and is called again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from .children import children
+from .cluster import Cluster
+from .edge import dialect
+from .errors import InvalidSpec, Refused
+from .manifest import Environment
+from .names import OPERATOR_POD_LABELS
+from .observed import Report
+from .spec import ZImageService, parse
+from .status import stalled, status, unprotected, withheld
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The status to be written, and what the caller has to know beside it."""
+
+    status: dict[str, Any]
+    service: ZImageService | None = None
+    # Not in place, and no watch tells when that changes: look again.
+    refused: tuple[Refused, ...] = ()
+
+
+@dataclass(frozen=True)
+class Probing:
+    """What the probes have found so far, by pod uid; `enabled` False where there are none."""
+
+    enabled: bool
+    reports: dict[str, Report]
+
+
+async def reconcile(
+    body: Mapping[str, Any], cluster: Cluster, environment: Environment, probing: Probing, now: datetime
+) -> Outcome:
+    """Bring the cluster one step closer to `body`, then report what is true.
+
+    Raises:
+        Conflict, ClusterUnavailable: the caller comes back.
+        NamespaceTerminating: the caller does not.
+    """
+    previous = body.get("status") or {}
+    try:
+        service = parse(body)
+        check_image(service, environment)
+    except InvalidSpec as error:
+        # An answer, not a failure: only the user can mend it, and the old children go on.
+        return Outcome(stalled(body, error, previous, now))
+    edge_class = cluster.ingress_class(service)
+    edge = dialect(edge_class.controller if edge_class else None) if service.spec.ingress else None
+    desired = children(service, environment)
+    protection = edge.helpers(service) if edge else []
+    refused = await cluster.apply(service, [*desired, *protection])
+
+    blind = environment.operator_namespace in service.spec.network.allowed_namespaces and all(
+        OPERATOR_POD_LABELS.get(key) == value for key, value in service.spec.network.proxy_pod_labels.items()
+    )
+    facts = {"probing": probing.enabled, "blind": blind}
+    observed = cluster.observe(service, refused, probing.reports, **facts)
+    # The route is last: applied only when everything that protects it stands, and taken away
+    # only when that is known to have gone.
+    route = [edge.route(service)] if edge else []
+    if route and not withheld(service, observed, now):
+        refused = await cluster.apply(service, route)
+    if edge or not service.spec.ingress:
+        kept = [] if unprotected(service, observed) else route
+        await cluster.prune(service, keep=[*desired, *protection, *kept])
+
+    # Read back after writing: the status never claims more than was seen.
+    observed = cluster.observe(service, refused, probing.reports, **facts)
+    name = edge.NAME if edge else ""
+    return Outcome(status(service, observed, name, previous, now), service, refused)
+
+
+def check_image(service: ZImageService, environment: Environment) -> None:
+    """Hold the operator's own limits against the resource.
+
+    Raises:
+        InvalidSpec: the image comes from a registry that the operator was told not to trust.
+    """
+    image, prefixes = service.spec.image, environment.allowed_image_prefixes
+    if image and prefixes and not any(image.repository.startswith(prefix) for prefix in prefixes):
+        allowed = " or ".join(prefixes)
+        raise InvalidSpec(f"spec.image.repository: this cluster's operator allows images from {allowed} only")

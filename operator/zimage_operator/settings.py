@@ -1,0 +1,149 @@
+"""The operator's own settings, read once from the environment (names: docs/operator-settings.md)."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import BadSettings
+from .spec import LABEL
+
+PREFIX = "ZIMAGE_OPERATOR_"
+POD_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+DEFAULT_NAMESPACE = "zimage-system"
+# Moves with the release; a digest is written in by the release job.
+RELEASED_WORKER = "ghcr.io/zimage-dev/zimage-worker:0.1.0"
+LEVELS = ("debug", "info", "warning", "error")
+PROBE_SECONDS_IN_CLUSTER = 300
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one operator process is told."""
+
+    namespace: str
+    watch_namespaces: tuple[str, ...]
+    worker_image: str
+    allowed_image_prefixes: tuple[str, ...]
+    # Seconds between two looks at the same pod; 0: no probes at all.
+    probe_interval_seconds: int
+    port: int
+    leader_election: bool
+    log_level: str
+    log_format: str
+
+
+class Reader:
+    """Reads variables and collects one line per mistake instead of stopping at the first."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        self.problems: list[str] = []
+
+    def get(self, name: str, default: str, convert: Callable[[str], Any], advice: str) -> Any:
+        """Give the converted value of ZIMAGE_OPERATOR_`name`."""
+        text = self.environment.get(PREFIX + name) or default
+        try:
+            return convert(text)
+        except ValueError:
+            self.problems.append(f"{PREFIX}{name}: {text!r} will not do: {advice}")
+            return convert(default)
+
+
+def read(environment: Mapping[str, str]) -> Settings:
+    """Read the settings.
+
+    Raises:
+        BadSettings: one line per mistake: the variable, its value, what to write.
+    """
+    outside = bool(environment.get("KUBECONFIG"))
+    reader = Reader(environment)
+    interval = "0" if outside else str(PROBE_SECONDS_IN_CLUSTER)
+    settings = Settings(
+        namespace=reader.get("NAMESPACE", own_namespace(outside), namespace, "write the name of a namespace"),
+        watch_namespaces=reader.get(
+            "WATCH_NAMESPACES", "", namespaces, "write names of namespaces, with commas between"
+        ),
+        worker_image=reader.get(
+            "WORKER_IMAGE", RELEASED_WORKER, image, "write an image with a tag or, better, a digest"
+        ),
+        allowed_image_prefixes=reader.get("ALLOWED_IMAGE_PREFIXES", "", words, "write prefixes, with commas between"),
+        probe_interval_seconds=reader.get(
+            "PROBE_INTERVAL_SECONDS", interval, number(0, 86400), "write seconds, 0 to 86400"
+        ),
+        port=reader.get("PORT", "8080", number(1, 65535), "write a port, 1 to 65535"),
+        leader_election=reader.get("LEADER_ELECTION", "true", boolean, "write true or false"),
+        log_level=reader.get("LOG_LEVEL", "info", one_of(*LEVELS), f"write one of {', '.join(LEVELS)}"),
+        log_format=reader.get(
+            "LOG_FORMAT",
+            "text" if sys.stderr.isatty() else "json",
+            one_of("text", "json"),
+            "write text or json",
+        ),
+    )
+    if reader.problems:
+        raise BadSettings(reader.problems)
+    return settings
+
+
+def own_namespace(outside: bool) -> str:
+    """Give the pod's own namespace, or the usual one where there is no pod."""
+    if not outside and POD_NAMESPACE_FILE.exists():
+        return POD_NAMESPACE_FILE.read_text().strip()
+    return DEFAULT_NAMESPACE
+
+
+def namespace(text: str) -> str:
+    """Check one name."""
+    if not re.fullmatch(LABEL, text):
+        raise ValueError(text)
+    return text
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Split a list at its commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def namespaces(text: str) -> tuple[str, ...]:
+    """Check a list of names."""
+    return tuple(namespace(part) for part in words(text))
+
+
+def image(text: str) -> str:
+    """Check that an image says which one it is."""
+    if not re.fullmatch(r"[\w./:-]+(:[\w.-]+|@sha256:[0-9a-f]{64})", text):
+        raise ValueError(text)
+    return text
+
+
+def number(low: int, high: int) -> Callable[[str], int]:
+    """Build the check for a whole number within bounds."""
+
+    def convert(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError(text)
+        return value
+
+    return convert
+
+
+def boolean(text: str) -> bool:
+    """Check a truth value."""
+    return {"true": True, "false": False}[one_of("true", "false")(text.lower())]
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    """Build the check for a word of a list."""
+
+    def convert(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(text)
+        return text
+
+    return convert

@@ -1,0 +1,653 @@
+"""The ZImageService as types: fields, defaults, limits, units, and `parse()`.
+
+The CRD is generated from these types (crd.py), so a limit written here holds at
+`kubectl apply`, offline in `zimage-operator check`, and once more before anything is built.
+A rule that a schema cannot say is a `Rule` or a `Matches`: one object that carries the CEL
+expression for the API server and the Python check, with one message for both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic_core import CoreSchema, core_schema
+
+from .errors import InvalidSpec
+from .names import HTTP_PORT, NAME_LENGTH
+from .quantities import QUANTITY, quantity
+
+LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+SUBDOMAIN = rf"{LABEL}(\.{LABEL})*"
+# One path below the volume's root: no leading slash, no `..`, no empty part.
+RELATIVE_PATH = r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule over a whole object: CEL for the API server, `holds` for Python.
+
+    `field` is the member that the message is about; it becomes CEL's fieldPath.
+    """
+
+    cel: str
+    message: str
+    holds: Callable[[Any], bool]
+    field: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Give the entry of `x-kubernetes-validations`."""
+        path = {"fieldPath": f".{self.field}"} if self.field else {}
+        return {"rule": self.cel, "message": self.message, **path}
+
+
+@dataclass(frozen=True)
+class Matches:
+    """A text that matches `pattern` as a whole, or `message` is what the user reads.
+
+    CEL instead of the schema's own `pattern`: that one answers with the bare expression.
+    """
+
+    pattern: str
+    message: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        quoted = self.pattern.replace("\\", "\\\\")
+        rule = {"rule": f"self.matches('^({quoted})$')", "message": self.message}
+        return {**handler(schema), "x-kubernetes-validations": [rule]}
+
+    def check(self, value: str) -> str:
+        """Give `value` back, or say what to write instead."""
+        if not re.fullmatch(self.pattern, value):
+            raise ValueError(self.message)
+        return value
+
+
+class Part(BaseModel):
+    """A piece of the resource: frozen, camelCase outside, with its rules beside its fields."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def obey(self) -> Self:
+        """Check every rule; pydantic puts the path before the message."""
+        broken = [rule.message for rule in self.rules if not rule.holds(self)]
+        if broken:
+            raise ValueError("; ".join(broken))
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        document = handler.resolve_ref_schema(handler(schema))
+        if cls.rules:
+            document["x-kubernetes-validations"] = [rule.document() for rule in cls.rules]
+        return document
+
+
+def named(what: str, example: str) -> Matches:
+    """Build the check for a name of another object in the same namespace."""
+    return Matches(
+        SUBDOMAIN,
+        f"write the name of a {what} in this namespace, such as {example}: lower-case letters, digits, '-' and '.'; "
+        "no '/', no '..'",
+    )
+
+
+SecretName = Annotated[str, Field(max_length=253), named("Secret", "studio-users")]
+ClaimName = Annotated[str, Field(max_length=253), named("PersistentVolumeClaim", "z-image-turbo")]
+VolumePath = Annotated[
+    str,
+    Field(max_length=256),
+    Matches(
+        RELATIVE_PATH,
+        "write a folder inside the volume, such as models/z-image-turbo: no leading '/', no '..'",
+    ),
+]
+Host = Annotated[
+    str,
+    Field(max_length=253),
+    Matches(
+        SUBDOMAIN,
+        "write a host name such as img.example.org: lower-case letters, digits, '-' and '.' only; "
+        "no scheme, no port, no wildcard, no underscore, no space",
+    ),
+]
+NamespaceName = Annotated[
+    str,
+    Field(max_length=63),
+    Matches(LABEL, "write the name of a namespace, such as dmz: lower-case letters, digits and '-'"),
+]
+LabelValue = Annotated[
+    str,
+    Field(max_length=63),
+    Matches(
+        r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?",
+        "write a label value: letters, digits, '-', '_' and '.'",
+    ),
+]
+
+LABEL_KEY = rf"({SUBDOMAIN}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?"
+
+
+@dataclass(frozen=True)
+class LabelKeys:
+    """A map whose keys are label keys; a schema cannot say anything about keys."""
+
+    MESSAGE: ClassVar[str] = "write label keys such as gpu-type or example.org/gpu-type"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        quoted = LABEL_KEY.replace("\\", "\\\\")
+        rule = {
+            "rule": f"self.all(key, size(key) <= 317 && key.matches('^({quoted})$'))",
+            "message": self.MESSAGE,
+        }
+        return {**handler(schema), "x-kubernetes-validations": [rule]}
+
+    def check(self, value: dict[str, str]) -> dict[str, str]:
+        """Give `value` back, or say what to write instead."""
+        if not all(len(key) <= 317 and re.fullmatch(LABEL_KEY, key) for key in value):
+            raise ValueError(self.MESSAGE)
+        return value
+
+
+Labels = Annotated[dict[str, LabelValue], LabelKeys()]
+
+
+@dataclass(frozen=True)
+class QuantityText:
+    """A Kubernetes quantity, written as text or as a number (`cpu: 2`)."""
+
+    example: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        quoted = QUANTITY.replace("\\", "\\\\")
+        rule = f"type(self) == int ? self >= 0 : string(self).matches('^({quoted})$')"
+        # The form that the API server demands for IntOrString: no `type` beside it.
+        return {
+            "x-kubernetes-int-or-string": True,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "maxLength": 32,
+            "x-kubernetes-validations": [{"rule": rule, "message": self.message}],
+        }
+
+    @property
+    def message(self) -> str:
+        """What to write instead."""
+        return f"write a Kubernetes quantity that is not negative, such as {self.example}"
+
+    def check(self, value: object) -> str:
+        """Give the quantity as text: what the API server stores is what we compare with."""
+        text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+        if not re.fullmatch(QUANTITY, text):
+            raise ValueError(self.message)
+        return text
+
+
+Cpu = Annotated[str, QuantityText("2 or 500m")]
+Bytes = Annotated[str, QuantityText("8Gi")]
+
+
+class Image(Part):
+    """The worker's container image, where it is not the operator's own default."""
+
+    rules = (
+        Rule(
+            "!(has(self.tag) && has(self.digest))",
+            "write either image.tag or image.digest, not both",
+            lambda image: not (image.tag and image.digest),
+        ),
+        Rule(
+            "has(self.tag) || has(self.digest)",
+            "write image.digest (sha256:…), or image.tag: an image without either means whatever was pushed last",
+            lambda image: bool(image.tag or image.digest),
+        ),
+    )
+    repository: Annotated[
+        str,
+        Field(max_length=255),
+        Matches(
+            r"[a-z0-9]+([._:-][a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*",
+            "write a repository such as registry.example.org/zimage-worker, without tag or digest",
+        ),
+    ] = Field(description="Registry and repository, without tag or digest.")
+    tag: (
+        Annotated[str, Field(max_length=128), Matches(r"[A-Za-z0-9_][A-Za-z0-9._-]*", "write a tag such as 0.1.0")]
+        | None
+    ) = Field(None, description="Tag; a digest is safer, because a tag can be moved.")
+    digest: (
+        Annotated[
+            str,
+            Field(max_length=71),
+            Matches(r"sha256:[0-9a-f]{64}", "write a digest: sha256: and 64 hex digits"),
+        ]
+        | None
+    ) = Field(None, description="Digest of the image, sha256:…")
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        "IfNotPresent", description="When the kubelet pulls."
+    )
+    pull_secrets: tuple[SecretName, ...] = Field(
+        (), max_length=8, description="Secrets of type kubernetes.io/dockerconfigjson in this namespace."
+    )
+
+    @property
+    def reference(self) -> str:
+        """The image as a pod names it."""
+        return f"{self.repository}@{self.digest}" if self.digest else f"{self.repository}:{self.tag}"
+
+
+class ClaimSource(Part):
+    """Weights that somebody else placed on a volume; mounted read-only."""
+
+    claim_name: ClaimName = Field(description="A PersistentVolumeClaim in this namespace.")
+    path: VolumePath | None = Field(
+        None, description="Folder inside the volume that holds model_index.json; its root if unset."
+    )
+
+
+class ImageSource(Part):
+    """Weights packed as an OCI image, mounted as an image volume (Kubernetes 1.35 and newer)."""
+
+    reference: Annotated[
+        str,
+        Field(max_length=512),
+        Matches(
+            r"[a-z0-9]+([._:-][a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*@sha256:[0-9a-f]{64}",
+            "write an image by digest, such as registry.example.org/z-image-turbo@sha256:…",
+        ),
+    ] = Field(description="The image, by digest.")
+    path: VolumePath | None = Field(
+        None, description="Folder inside the image that holds model_index.json; its root if unset."
+    )
+
+
+class Model(Part):
+    """Where the weights come from: exactly one source."""
+
+    rules = (
+        Rule(
+            "[has(self.persistentVolumeClaim), has(self.image)].filter(one, one).size() == 1",
+            "write exactly one source of the model: model.persistentVolumeClaim or model.image",
+            lambda model: (model.persistent_volume_claim is None) != (model.image is None),
+        ),
+    )
+    persistent_volume_claim: ClaimSource | None = None
+    image: ImageSource | None = None
+
+    @property
+    def source(self) -> ClaimSource | ImageSource:
+        """The one source that is set."""
+        source = self.persistent_volume_claim or self.image
+        assert source, "rules let no model without a source pass"
+        return source
+
+
+class Gpu(Part):
+    """The device that one worker owns alone."""
+
+    resource_name: Annotated[
+        str,
+        Field(max_length=253),
+        Matches(
+            rf"{SUBDOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?",
+            "write an extended resource such as nvidia.com/gpu or nvidia.com/mig-3g.40gb",
+        ),
+    ] = Field("nvidia.com/gpu", description="The extended resource of the device plugin; MIG names too.")
+    count: Annotated[int, Field(ge=0, le=16)] = Field(
+        1, description="Devices per worker; 0 means CPU, for development."
+    )
+
+
+# safetensors are memory-mapped and copied straight to the GPU: host memory stays at
+# interpreter + CUDA context + one image in flight. The figures are a guess with room; measure them.
+class Requests(Part):
+    """What the scheduler sets aside for one worker."""
+
+    cpu: Cpu = "2"
+    memory: Bytes = "8Gi"
+    ephemeral_storage: Bytes = "1Gi"
+
+
+class Limits(Part):
+    """What one worker may use at most. No default for the CPU: throttling makes requests late, not safe."""
+
+    cpu: Cpu | None = None
+    memory: Bytes = "16Gi"
+    ephemeral_storage: Bytes = "8Gi"
+
+
+def amounts(part: Requests | Limits) -> dict[str, str]:
+    """Give the amounts under the names that Kubernetes uses."""
+    named_amounts = {"cpu": part.cpu, "memory": part.memory, "ephemeral-storage": part.ephemeral_storage}
+    return {name: amount for name, amount in named_amounts.items() if amount is not None}
+
+
+def within(field: str) -> Rule:
+    """Build the rule that a request does not pass its limit, which the API server refuses on the pod only."""
+    member = {"ephemeral_storage": "ephemeralStorage"}.get(field, field)
+
+    def holds(resources: Resources) -> bool:
+        limit = getattr(resources.limits, field)
+        return limit is None or quantity(getattr(resources.requests, field)) <= quantity(limit)
+
+    sides = ("requests", "limits")
+    # The API server checks the CRD's own defaults before it fills the members in: hence the guards.
+    absent = " || ".join(f"!has(self.{side}) || !has(self.{side}.{member})" for side in sides)
+    request, limit = (f"quantity(string(self.{side}.{member}))" for side in sides)
+    cel = f"{absent} || !{request}.isGreaterThan({limit})"
+    return Rule(cel, f"resources.requests.{member} is larger than resources.limits.{member}: raise the limit", holds)
+
+
+class Resources(Part):
+    """Requests and limits of one worker, beside its GPU."""
+
+    rules = (within("cpu"), within("memory"), within("ephemeral_storage"))
+    requests: Requests = Field(Requests(), description="What the scheduler sets aside for one worker.")
+    limits: Limits = Field(Limits(), description="What one worker may use at most.")
+
+
+class Toleration(Part):
+    """A taint that the worker may run beside."""
+
+    key: Annotated[str, Field(max_length=316)] | None = None
+    operator: Literal["Exists", "Equal"] = "Equal"
+    value: LabelValue | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    toleration_seconds: Annotated[int, Field(ge=0, le=86400)] | None = None
+
+
+class Scheduling(Part):
+    """Where the workers may run."""
+
+    rules = (
+        Rule(
+            "!has(self.priorityClassName) || !self.priorityClassName.startsWith('system-')",
+            "write a priority class of your own: those that begin with system- belong to the cluster",
+            lambda part: not (part.priority_class_name or "").startswith("system-"),
+        ),
+    )
+    node_selector: Labels = Field({}, max_length=16, description="Labels that a node must have.")
+    tolerations: tuple[Toleration, ...] = Field((), max_length=16)
+    priority_class_name: Annotated[str, Field(max_length=253), named("PriorityClass", "gpu-serving")] | None = None
+    runtime_class_name: Annotated[str, Field(max_length=253), named("RuntimeClass", "nvidia")] | None = None
+
+
+class Rollout(Part):
+    """How a new worker replaces the old one."""
+
+    strategy: Literal["Recreate", "RollingUpdate"] = Field(
+        "Recreate", description="RollingUpdate needs a spare GPU and waits for ever where there is none."
+    )
+    drain_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
+        120, description="Seconds that running and waiting requests get when a worker is told to stop."
+    )
+    progress_deadline_seconds: Annotated[int, Field(ge=60, le=86400)] = Field(
+        1800, description="Seconds after which a rollout without progress counts as failed."
+    )
+
+
+class Generation(Part):
+    """Limits that the worker enforces on every request."""
+
+    # 1024×1024: the size that Z-Image is trained for and that a 24 GB card holds untiled.
+    max_pixels: Annotated[int, Field(ge=65536, le=16777216)] = Field(
+        1048576, description="Largest width × height, pixels."
+    )
+    max_steps: Annotated[int, Field(ge=1, le=200)] = Field(50, description="Largest number of denoising steps.")
+    max_images: Annotated[int, Field(ge=1, le=10)] = Field(4, description="Largest n of one request.")
+    queue_length: Annotated[int, Field(ge=1, le=1000)] = Field(16, description="Requests that may wait; more get 429.")
+    request_timeout_seconds: Annotated[int, Field(ge=10, le=3600)] = Field(
+        300, description="Longest life of a request."
+    )
+
+
+NOT_EMPTY = Rule("size(self) > 0", "list at least one namespace: with none, nobody could reach the service", bool)
+
+
+@dataclass(frozen=True)
+class NotEmpty:
+    """A list with at least one entry, refused with a sentence instead of `should have at least 1 items`."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "x-kubernetes-validations": [NOT_EMPTY.document()]}
+
+    def check(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Give `value` back, or say what to write instead."""
+        if not value:
+            raise ValueError(NOT_EMPTY.message)
+        return value
+
+
+class Network(Part):
+    """Who may open a connection to the workers."""
+
+    allowed_namespaces: Annotated[tuple[NamespaceName, ...], Field(max_length=32), NotEmpty()] = Field(
+        ("dmz",),
+        description=f"Namespaces whose pods may reach port {HTTP_PORT}, by a label that nobody can forge.",
+    )
+    proxy_pod_labels: Labels = Field(
+        {}, max_length=8, description="Narrows the peers to pods with these labels in those namespaces."
+    )
+    metrics_namespaces: tuple[NamespaceName, ...] = Field(
+        ("monitoring",),
+        max_length=32,
+        description="Namespaces whose pods may scrape the metrics port, and nothing else.",
+    )
+    enforcement: Literal["Report", "Required"] = Field(
+        "Report", description="Required: no route before the probe has shown that the policy really blocks."
+    )
+
+
+class Basic(Part):
+    """HTTP Basic authentication from a htpasswd file."""
+
+    secret_name: SecretName = Field(description="Secret whose key `auth` holds htpasswd lines (bcrypt or argon2).")
+
+
+class Auth(Part):
+    """Who may use the service. There is no default: an open service has to be written down."""
+
+    rules = (
+        Rule(
+            "self.mode == 'None' || has(self.basic)",
+            "write auth.basic.secretName (a Secret with htpasswd lines in its key `auth`), "
+            "or auth.mode: None together with auth.waiverReason",
+            lambda auth: auth.mode == "None" or auth.basic is not None,
+        ),
+        Rule(
+            "self.mode != 'None' || has(self.waiverReason)",
+            "auth.mode None opens the service to everybody: say why in auth.waiverReason (20 to 500 characters)",
+            lambda auth: auth.mode != "None" or auth.waiver_reason is not None,
+        ),
+        Rule(
+            "self.mode != 'None' || !has(self.basic)",
+            "auth.mode None and auth.basic contradict each other: remove one of them",
+            lambda auth: auth.mode != "None" or auth.basic is None,
+        ),
+    )
+    mode: Literal["Basic", "None"] = Field(
+        "Basic", description="None switches authentication off and needs waiverReason."
+    )
+    basic: Basic | None = None
+    waiver_reason: Annotated[str, Field(min_length=20, max_length=500)] | None = Field(
+        None, description="Why this service may be open; shown in the status."
+    )
+
+
+class Tls(Part):
+    """The certificate of the published host."""
+
+    secret_name: SecretName = Field(
+        description="Secret of type kubernetes.io/tls; the worker sees tls.crt only, never the key."
+    )
+
+
+class RateLimit(Part):
+    """Requests per client address, at the edge and again in the worker."""
+
+    requests_per_minute: Annotated[int, Field(ge=1, le=100000)] = 60
+    burst: Annotated[int, Field(ge=1, le=10000)] = 20
+
+
+@dataclass(frozen=True)
+class CidrText:
+    """An address range; CEL's own `isCIDR` on the API server, `ipaddress` here."""
+
+    MESSAGE: ClassVar[str] = "write an address range such as 10.0.0.0/8 or 2001:db8::/32, with no host bits set"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        rule = {"rule": "isCIDR(self) && cidr(self) == cidr(self).masked()", "message": self.MESSAGE}
+        return {**handler(schema), "x-kubernetes-validations": [rule]}
+
+    def check(self, value: str) -> str:
+        """Give `value` back, or say what to write instead."""
+        try:
+            ip_network(value)
+        except ValueError as error:
+            raise ValueError(self.MESSAGE) from error
+        if "/" not in value:
+            raise ValueError(self.MESSAGE)
+        return value
+
+
+Cidr = Annotated[str, Field(max_length=43), CidrText()]
+
+
+class Ingress(Part):
+    """How the service is published. Without it the service is reachable inside the cluster only."""
+
+    rules = (
+        Rule(
+            "has(self.tls)",
+            "a published host needs TLS, or passwords would cross the network in the clear: "
+            "write ingress.tls.secretName",
+            lambda ingress: ingress.tls is not None,
+        ),
+        Rule(
+            "has(self.className)",
+            "write ingress.className: the name of an IngressClass of this cluster (kubectl get ingressclasses)",
+            lambda ingress: ingress.class_name is not None,
+        ),
+    )
+    host: Host = Field(description="The public DNS name.")
+    class_name: Annotated[str, Field(max_length=253), named("IngressClass", "traefik")] | None = Field(
+        None, description="The IngressClass; its controller decides the dialect."
+    )
+    tls: Tls | None = None
+    allowed_source_ranges: tuple[Cidr, ...] = Field(
+        (), max_length=64, description="Address ranges that the edge admits; all when empty."
+    )
+    rate_limit: RateLimit = Field(RateLimit())
+
+
+def required(field: str, message: str) -> Rule:
+    """Demand a member by CEL, which can say what to write; the schema's `required` cannot."""
+    return Rule(f"has(self.{field})", message, lambda part: getattr(part, field) is not None, field)
+
+
+class Spec(Part):
+    """What the user wants."""
+
+    rules = (
+        required("model", "write spec.model: where the weights lie, such as model.persistentVolumeClaim.claimName"),
+        required(
+            "auth",
+            "write spec.auth: who may use the service, such as auth.basic.secretName; "
+            "an open service needs auth.mode: None and auth.waiverReason",
+        ),
+    )
+    image: Image | None = Field(None, description="The worker's image; the operator's own default if unset.")
+    model: Model | None = Field(None, description="Where the weights come from.")
+    replicas: Annotated[int, Field(ge=0, le=1000)] = Field(1, description="Workers; each owns its GPU alone.")
+    gpu: Gpu = Field(Gpu())
+    resources: Resources = Field(Resources())
+    scheduling: Scheduling = Field(Scheduling())
+    rollout: Rollout = Field(Rollout())
+    generation: Generation = Field(Generation())
+    network: Network = Field(Network())
+    auth: Auth | None = Field(None, description="Who may use the service.")
+    ingress: Ingress | None = Field(None, description="How the service is published; unset: inside the cluster only.")
+
+
+@dataclass(frozen=True)
+class ZImageService:
+    """A resource whose spec is known to be sound. `uid` and `generation` are the API server's."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    spec: Spec
+
+    @property
+    def model(self) -> Model:
+        """The model; parse() lets no resource without one pass."""
+        assert self.spec.model
+        return self.spec.model
+
+    @property
+    def auth(self) -> Auth:
+        """The authentication; parse() lets no resource without one pass."""
+        assert self.spec.auth
+        return self.spec.auth
+
+
+def parse(body: Mapping[str, Any], *, strict: bool = False) -> ZImageService:
+    """Turn a raw resource into types.
+
+    `strict` refuses unknown fields (for manifests on disk); without it they are ignored,
+    because an operator that was rolled back meets the fields of its successor.
+
+    Raises:
+        InvalidSpec: one line per mistake: the field, and what to write instead.
+    """
+    metadata = body.get("metadata") or {}
+    name = str(metadata.get("name") or "")
+    if len(name) > NAME_LENGTH:
+        raise InvalidSpec(f"metadata.name: {NAME_MESSAGE}")
+    try:
+        spec = Spec.model_validate(body.get("spec") or {}, extra="forbid" if strict else "ignore")
+    except ValidationError as error:
+        raise InvalidSpec("\n".join(explain(error))) from error
+    return ZImageService(
+        namespace=str(metadata.get("namespace") or "default"),
+        name=name,
+        uid=str(metadata.get("uid") or ""),
+        generation=int(metadata.get("generation") or 0),
+        spec=spec,
+    )
+
+
+NAME_MESSAGE = f"write a name of at most {NAME_LENGTH} characters: the names of the child objects are built from it"
+
+
+def explain(error: ValidationError) -> list[str]:
+    """Give one line per mistake: `spec.path: what to write`; never the value, it may be a secret."""
+    lines = []
+    for item in error.errors(include_url=False, include_input=False):
+        path = ".".join(["spec", *(str(part) for part in item["loc"])])
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{path}: there is no such field; see kubectl explain zimageservice.spec")
+        else:
+            lines.append(f"{path}: {item['msg'].removeprefix('Value error, ')}")
+    return lines

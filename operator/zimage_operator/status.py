@@ -1,0 +1,384 @@
+"""Facts → conditions → status; pure, `now` is an argument.
+
+One function per condition. True holds, False needs somebody, Unknown is under way. The laws:
+Ready is always there, never True beside a failed gate, its reason is that of the first gate
+that fails (else of the first that is under way), and nothing is claimed that was not read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from .errors import InvalidSpec, NotOwned
+from .manifest import Ref
+from .names import HTTP_PORT, MANAGEMENT_PORT, selector_labels
+from .observed import Observed, PodFacts, Posture, Problem
+from .spec import ClaimSource, ZImageService
+
+IMAGE_REASONS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+)
+CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+# What stands before the workload in the order of application, and the workload itself.
+WORKLOAD_KINDS = frozenset({"ServiceAccount", "ConfigMap", "Deployment", "Service"})
+# What stands between strangers and the workers.
+PROTECTION_KINDS = frozenset({"NetworkPolicy", "TLSOption", "Middleware"})
+ROUTE_KINDS = frozenset({"TLSOption", "Middleware", "Ingress"})
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One condition without its dates."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+
+
+def true(kind: str, reason: str, message: str) -> Judgement:
+    return Judgement(kind, "True", reason, message)
+
+
+def false(kind: str, reason: str, message: str) -> Judgement:
+    return Judgement(kind, "False", reason, message)
+
+
+def unknown(kind: str, reason: str, message: str) -> Judgement:
+    return Judgement(kind, "Unknown", reason, message)
+
+
+def refusal(kind: str, observed: Observed, kinds: frozenset[str]) -> Judgement | None:
+    """Report an object that could not be brought in place, under the condition that it belongs to."""
+    found = next((item for item in observed.refused if item.kind in kinds), None)
+    return false(kind, found.reason, found.message) if found else None
+
+
+def current_pods(observed: Observed) -> tuple[PodFacts, ...]:
+    """Give the pods of the template in force: what older ones say is about to pass."""
+    wanted = observed.deployment.revision if observed.deployment else ""
+    return tuple(pod for pod in observed.pods if pod.revision == wanted and not pod.deleting)
+
+
+def postures(observed: Observed) -> list[Posture]:
+    """Give what the current workers said of themselves."""
+    reports = (observed.reports.get(pod.uid) for pod in current_pods(observed))
+    return [report.posture for report in reports if report and report.posture]
+
+
+def network_policy_ready(service: ZImageService, observed: Observed) -> Judgement:
+    """Whether our policy stands as wanted."""
+    kind = "NetworkPolicyReady"
+    refused = refusal(kind, observed, frozenset({"NetworkPolicy"}))
+    if refused:
+        return refused
+    if Ref("NetworkPolicy", service.namespace, service.name) in observed.existing:
+        names = ", ".join(service.spec.network.allowed_namespaces)
+        return true(kind, "Applied", f"port {HTTP_PORT} is admitted from {names} only")
+    return unknown(kind, "Applying", "the NetworkPolicy is being applied")
+
+
+def network_policy_enforced(service: ZImageService, observed: Observed) -> Judgement:
+    """Whether a probe from outside the allowed namespaces was turned away while the pod answered elsewhere."""
+    kind = "NetworkPolicyEnforced"
+    if not observed.probing:
+        return unknown(
+            kind,
+            "NotProbed",
+            "the operator does not probe here (ZIMAGE_OPERATOR_PROBE_INTERVAL_SECONDS is 0)",
+        )
+    if observed.blind:
+        text = "the operator's own namespace is allowed to reach the workers, so it cannot see what strangers see"
+        return unknown(kind, "NotProbed", text)
+    ready = [pod for pod in current_pods(observed) if pod.ready]
+    found = [observed.reports[pod.uid] for pod in ready if pod.uid in observed.reports]
+    results = {report.isolation for report in found}
+    if "open" in results:
+        text = (
+            f"port {HTTP_PORT} answered the operator, which is not in an allowed namespace: either this cluster's "
+            "network plugin does not enforce NetworkPolicies, or another policy opens the port"
+        )
+        return false(kind, "NotEnforced", text)
+    if "unreachable" in results:
+        text = f"neither port {MANAGEMENT_PORT} nor {HTTP_PORT} answered the operator, which shows nothing"
+        return unknown(kind, "ProbeFailed", text)
+    if ready and len(found) == len(ready) and results == {"blocked"}:
+        return true(kind, "Enforced", f"a probe reached port {MANAGEMENT_PORT} and was kept from {HTTP_PORT}")
+    return unknown(kind, "NotProbed", "no worker is ready to be probed yet")
+
+
+def workload_ready(service: ZImageService, observed: Observed) -> Judgement:
+    """Whether the wanted workers are there, at the current template."""
+    kind = "WorkloadReady"
+    refused = refusal(kind, observed, WORKLOAD_KINDS)
+    if refused:
+        return refused
+    facts = observed.deployment
+    if facts is None or facts.observed_generation < facts.generation:
+        return unknown(kind, "Progressing", "the Deployment is being rolled out")
+    wanted = service.spec.replicas
+    if facts.replicas == facts.updated == facts.available == wanted:
+        reason = "Available" if wanted else "ScaledToZero"
+        return true(kind, reason, f"{wanted} of {wanted} workers take requests")
+    failure = facts.conditions.get("ReplicaFailure")
+    if failure and failure.status == "True":
+        return false(kind, "AdmissionRefused", f"the cluster refuses the worker's pod: {failure.message}")
+    trouble = next((found for pod in current_pods(observed) if (found := pod_trouble(service, pod, observed))), None)
+    if trouble:
+        return false(kind, trouble.reason, trouble.message)
+    progress = facts.conditions.get("Progressing")
+    if progress and progress.reason == "ProgressDeadlineExceeded":
+        seconds = service.spec.rollout.progress_deadline_seconds
+        text = f"no progress for {seconds} s: see kubectl -n {service.namespace} describe pods"
+        return false(kind, "ProgressDeadlineExceeded", text)
+    phase = next((f" ({posture.phase})" for posture in postures(observed) if posture.phase not in ("", "ready")), "")
+    return unknown(kind, "Progressing", f"{facts.available} of {wanted} workers take requests{phase}")
+
+
+def pod_trouble(service: ZImageService, pod: PodFacts, observed: Observed) -> Problem | None:
+    """Say what keeps a pod from running, and what to do about it."""
+    if pod.unscheduled:
+        return unscheduled(service, pod.unscheduled)
+    if pod.waiting in IMAGE_REASONS:
+        return Problem("ImagePullFailed", f"the worker's image cannot be pulled ({pod.waiting}): {pod.waiting_message}")
+    if pod.waiting in CONFIG_REASONS:
+        return Problem("ContainerConfigError", f"the container cannot be created: {pod.waiting_message}")
+    if pod.last_exit == "OOMKilled" and not pod.ready:
+        return Problem("OOMKilled", "the worker used more memory than resources.limits.memory: raise it")
+    if pod.waiting == "CrashLoopBackOff":
+        logs = f"kubectl -n {service.namespace} logs deployment/{service.name} --previous"
+        return Problem("CrashLoop", f"the worker exits with code {pod.exit_code}: see {logs}")
+    report = observed.reports.get(pod.uid)
+    return next(iter(report.posture.model_problems), None) if report and report.posture else None
+
+
+def unscheduled(service: ZImageService, text: str) -> Problem:
+    """Translate the scheduler's message. Its own words follow: they name the nodes' reasons."""
+    gpu, source = service.spec.gpu, service.model.source
+    if isinstance(source, ClaimSource) and f'persistentvolumeclaim "{source.claim_name}" not found' in text:
+        advice = "create it, or correct spec.model.persistentVolumeClaim.claimName"
+        return Problem("VolumeMissing", f"PersistentVolumeClaim {source.claim_name} does not exist: {advice}")
+    if "unbound immediate PersistentVolumeClaims" in text:
+        return Problem("VolumePending", f"the model's volume is not bound yet: {text}")
+    if gpu.count and f"Insufficient {gpu.resource_name}" in text:
+        return Problem("WaitingForGPU", f"no node has {gpu.count} free {gpu.resource_name}: {text}")
+    return Problem("Unschedulable", f"no node can take the worker: {text}")
+
+
+def auth_configured(service: ZImageService, observed: Observed) -> Judgement:
+    """Whether the workers loaded the credentials that the resource names."""
+    kind = "AuthConfigured"
+    if service.auth.basic is None:
+        return false(kind, "Waived", f"everybody may use this service: {service.auth.waiver_reason}")
+    if not observed.probing:
+        return unknown(
+            kind,
+            "NotProbed",
+            "the operator does not ask the workers here; a ready worker has its credentials",
+        )
+    found = postures(observed)
+    problem = next((item for posture in found for item in posture.auth_problems), None)
+    if problem:
+        return false(kind, problem.reason, f"Secret {service.auth.basic.secret_name}: {problem.message}")
+    if not found:
+        return unknown(kind, "WaitingForWorker", "no worker has reported what it loaded yet")
+    users = min(posture.users for posture in found)
+    if users == 0:
+        return false(
+            kind,
+            "SecretMalformed",
+            f"Secret {service.auth.basic.secret_name} holds no user: add one with htpasswd -B",
+        )
+    return true(kind, "Loaded", f"Basic authentication with {users} user{'s' if users > 1 else ''}")
+
+
+def certificate_ready(service: ZImageService, observed: Observed, now: datetime) -> Judgement | None:
+    """Whether the edge's certificate is there, matches the host and is valid now."""
+    kind, ingress = "CertificateReady", service.spec.ingress
+    if ingress is None or ingress.tls is None:
+        return None
+    secret = ingress.tls.secret_name
+    if not observed.probing:
+        return unknown(kind, "NotProbed", "the operator does not ask the workers here")
+    found = [posture for posture in postures(observed) if posture.certificate_wanted]
+    problem = next((item for posture in found for item in posture.certificate_problems), None)
+    if problem:
+        return false(kind, problem.reason, f"Secret {secret}: {problem.message}")
+    if not found:
+        return unknown(kind, "WaitingForWorker", "no worker has reported the certificate yet")
+    if any(posture.not_after and posture.not_after <= now for posture in found):
+        return false(kind, "CertificateExpired", f"the certificate in Secret {secret} has expired: renew it")
+    if not all(posture.matches_host for posture in found):
+        names = ", ".join(found[0].dns_names) or "no name"
+        text = f"the certificate in Secret {secret} is for {names}, not for {ingress.host}"
+        return false(kind, "HostMismatch", text)
+    return true(kind, "Loaded", f"the certificate in Secret {secret} covers {ingress.host}")
+
+
+def unprotected(service: ZImageService, observed: Observed) -> bool:
+    """Whether a route must go: a protection is somebody else's now, or was shown not to hold."""
+    foreign = any(isinstance(item, NotOwned) and item.kind in PROTECTION_KINDS for item in observed.refused)
+    required = service.spec.network.enforcement == "Required"
+    return foreign or (required and network_policy_enforced(service, observed).status == "False")
+
+
+def withheld(service: ZImageService, observed: Observed, now: datetime) -> Judgement | None:
+    """Say why the route must not be applied; None where it may.
+
+    A new route needs evidence that everything behind it stands. One that exists is not held up
+    by missing evidence: a worker that restarts, or an operator that does, is no reason.
+    """
+    kind = "IngressReady"
+    if observed.refused:
+        first = observed.refused[0]
+        return false(kind, first.reason, first.message)
+    enforced = network_policy_enforced(service, observed)
+    exists = Ref("Ingress", service.namespace, service.name) in observed.existing
+    lacking = service.spec.network.enforcement == "Required" and enforced.status != "True"
+    if lacking and not (exists and enforced.status == "Unknown"):
+        return unknown(
+            kind,
+            "WaitingForEnforcement",
+            f"no route before the policy is seen to block: {enforced.message}",
+        )
+    if exists:
+        return None
+    missing = not_in_place(service, observed, now)
+    return unknown(kind, "WaitingForWorker", f"no route before {missing} to be in place") if missing else None
+
+
+def not_in_place(service: ZImageService, observed: Observed, now: datetime) -> str:
+    """Say what a new route still waits for; empty if for nothing."""
+    if not observed.probing:
+        return "" if workload_ready(service, observed).status == "True" else "the workers are known"
+    auth, certificate = auth_configured(service, observed), certificate_ready(service, observed, now)
+    missing = [] if auth.reason == "Waived" or auth.status == "True" else ["the credentials"]
+    missing += [] if certificate is None or certificate.status == "True" else ["the certificate"]
+    return f"{' and '.join(missing)} are known" if missing else ""
+
+
+def ingress_ready(service: ZImageService, observed: Observed, dialect: str, now: datetime) -> Judgement | None:
+    """Whether the route and all its helpers are applied."""
+    kind, ingress = "IngressReady", service.spec.ingress
+    if ingress is None:
+        return None
+    if observed.ingress_class is None:
+        text = f"no IngressClass {ingress.class_name}: see kubectl get ingressclasses, correct ingress.className"
+        return false(kind, "ClassNotFound", text)
+    if not dialect:
+        text = (
+            f"IngressClass {ingress.class_name} belongs to {observed.ingress_class.controller}, which is not supported"
+        )
+        return false(kind, "DialectUnsupported", f"{text}: use a class of traefik.io/ingress-controller")
+    refused = refusal(kind, observed, ROUTE_KINDS)
+    if refused:
+        return refused
+    if Ref("Ingress", service.namespace, service.name) in observed.existing:
+        return true(kind, "Published", f"https://{ingress.host}/ by {dialect}")
+    return withheld(service, observed, now) or unknown(kind, "Applying", "the route is being applied")
+
+
+def gates(service: ZImageService, judgements: list[Judgement]) -> list[Judgement]:
+    """Give the conditions that Ready depends on, in the order in which a person should mend them."""
+    harmless = {"NotProbed", "Waived"}
+    if service.spec.network.enforcement == "Required":
+        harmless = {"Waived"}
+    optional = {"NetworkPolicyEnforced"} if service.spec.network.enforcement == "Report" else set()
+    return [
+        item
+        for item in judgements
+        if item.type not in optional and not (item.status != "True" and item.reason in harmless)
+    ]
+
+
+def ready(service: ZImageService, judgements: list[Judgement]) -> Judgement:
+    """Judge the whole: the first gate that fails, else the first that is under way."""
+    gating = gates(service, judgements)
+    for state in ("False", "Unknown"):
+        found = next((item for item in gating if item.status == state), None)
+        if found:
+            return Judgement("Ready", state, found.reason, found.message)
+    where = f"https://{service.spec.ingress.host}/" if service.spec.ingress else "inside the cluster only"
+    return true("Ready", "Ready", f"serving, {where}")
+
+
+def status(
+    service: ZImageService, observed: Observed, dialect: str, previous: Mapping[str, Any], now: datetime
+) -> dict[str, Any]:
+    """Build the whole status of a service with a sound spec."""
+    parts = [
+        network_policy_ready(service, observed),
+        workload_ready(service, observed),
+        network_policy_enforced(service, observed),
+        auth_configured(service, observed),
+        certificate_ready(service, observed, now),
+        ingress_ready(service, observed, dialect, now),
+    ]
+    judgements = [item for item in parts if item]
+    total = ready(service, judgements)
+    extra = []
+    if total.status == "Unknown":
+        extra = [true("Reconciling", total.reason, total.message)]
+    elif total.reason == "ProgressDeadlineExceeded":
+        extra = [true("Stalled", total.reason, total.message)]
+    facts, url = observed.deployment, address(service, observed)
+    selector = ",".join(f"{key}={value}" for key, value in sorted(selector_labels(service.name).items()))
+    document: dict[str, Any] = {
+        "observedGeneration": service.generation,
+        "conditions": dated([total, *judgements, *extra], service.generation, previous, now),
+        "auth": service.auth.mode,
+        "replicas": facts.replicas if facts else 0,
+        "readyReplicas": facts.ready if facts else 0,
+        "selector": selector,
+    }
+    expiry = min((item.not_after for item in postures(observed) if item.not_after), default=None)
+    optional: dict[str, Any] = {
+        "url": url,
+        "dialect": dialect,
+        "templateRevision": facts.revision if facts else "",
+        "certificate": {"notAfter": rfc3339(expiry)} if expiry else None,
+    }
+    return document | {key: value for key, value in optional.items() if value}
+
+
+def address(service: ZImageService, observed: Observed) -> str:
+    """Give the published address, once there is one."""
+    published = Ref("Ingress", service.namespace, service.name) in observed.existing
+    return f"https://{service.spec.ingress.host}/" if published and service.spec.ingress else ""
+
+
+def stalled(body: Mapping[str, Any], error: InvalidSpec, previous: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """Build the status of a spec that cannot be done; only the user can mend it."""
+    generation = int(body["metadata"]["generation"])
+    judgements = [false("Ready", "InvalidSpec", str(error)), true("Stalled", "InvalidSpec", str(error))]
+    return {"observedGeneration": generation, "conditions": dated(judgements, generation, previous, now)}
+
+
+def dated(
+    judgements: list[Judgement], generation: int, previous: Mapping[str, Any], now: datetime
+) -> list[dict[str, Any]]:
+    """Add generation and time of transition; a status that did not change keeps its time."""
+    before = {item["type"]: item for item in previous.get("conditions") or ()}
+    documents = []
+    for item in judgements:
+        old = before.get(item.type)
+        kept = old["lastTransitionTime"] if old and old["status"] == item.status else rfc3339(now)
+        documents.append(
+            {
+                "type": item.type,
+                "status": item.status,
+                "reason": item.reason,
+                "message": item.message,
+                "observedGeneration": generation,
+                "lastTransitionTime": kept,
+            }
+        )
+    return documents
+
+
+def rfc3339(moment: datetime) -> str:
+    """Write a time as Kubernetes does: UTC, whole seconds."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

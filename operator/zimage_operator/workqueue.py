@@ -1,0 +1,91 @@
+"""One key once, in order, with back-off; live work before resync. client-go's semantics.
+
+A key that is added while it is being worked on is worked on once more afterwards, never
+twice at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+
+from .cache import Key
+
+# Back-off of a key that fails: 0.4 s, doubled each time, up to 5 minutes (client-go's shape).
+FIRST_SECONDS = 0.2
+LAST_SECONDS = 300.0
+DOUBLINGS = 11
+
+
+class WorkQueue:
+    """Keys to be reconciled."""
+
+    def __init__(self) -> None:
+        self.live: deque[Key] = deque()
+        self.later: deque[Key] = deque()
+        self.dirty: set[Key] = set()
+        self.busy: set[Key] = set()
+        self.failures: dict[Key, int] = {}
+        self.timers: dict[Key, asyncio.TimerHandle] = {}
+        self.wake = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self.live) + len(self.later)
+
+    def add(self, key: Key, *, live: bool = True) -> None:
+        """Ask for a reconcile; a live event passes what a resync put in before it."""
+        if key in self.dirty:
+            if live and key in self.later:
+                self.later.remove(key)
+                self.live.append(key)
+            return
+        self.dirty.add(key)
+        if key not in self.busy:
+            self.push(key, live=live)
+
+    def push(self, key: Key, *, live: bool) -> None:
+        """Put a key in line and wake one worker."""
+        (self.live if live else self.later).append(key)
+        self.wake.set()
+
+    def add_after(self, key: Key, seconds: float) -> None:
+        """Ask for a reconcile in `seconds`; of several timers the first wins."""
+        loop = asyncio.get_running_loop()
+        timer = self.timers.get(key)
+        if timer and timer.when() <= loop.time() + seconds:
+            return
+        if timer:
+            timer.cancel()
+        self.timers[key] = loop.call_later(seconds, self.fire, key)
+
+    def fire(self, key: Key) -> None:
+        """A timer has run out."""
+        self.timers.pop(key, None)
+        self.add(key)
+
+    def retry(self, key: Key) -> None:
+        """Ask again after a failure, later each time; the jitter keeps a herd apart."""
+        count = self.failures[key] = self.failures.get(key, 0) + 1
+        seconds = min(LAST_SECONDS, FIRST_SECONDS * 2 ** min(count, DOUBLINGS))
+        self.add_after(key, seconds * random.uniform(0.8, 1.2))  # noqa: S311
+
+    def forget(self, key: Key) -> None:
+        """A success ends the back-off."""
+        self.failures.pop(key, None)
+
+    async def get(self) -> Key:
+        """Wait for the next key; `done` has to follow."""
+        while not (self.live or self.later):
+            self.wake.clear()
+            await self.wake.wait()
+        key = (self.live or self.later).popleft()
+        self.dirty.discard(key)
+        self.busy.add(key)
+        return key
+
+    def done(self, key: Key) -> None:
+        """The key was worked on; what came in meanwhile is next in line."""
+        self.busy.discard(key)
+        if key in self.dirty:
+            self.push(key, live=True)

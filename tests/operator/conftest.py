@@ -1,0 +1,46 @@
+"""A control plane with our CRD and rights, the running operator, a namespace of each test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from cluster import binaries
+from cluster.control_plane import ControlPlane
+from support import CLASS, ROOT, Operator, claim, eventually
+
+
+@pytest.fixture(scope="session")
+def installed(control_plane: ControlPlane) -> ControlPlane:
+    """The control plane with our CRD, Traefik's CRDs, the class, and the operator's rights."""
+    control_plane.kubectl("apply", "--server-side", "-f", ROOT / "crds")
+    control_plane.kubectl("apply", "--server-side", "-f", binaries.traefik_crds())
+    documents = list(yaml.safe_load_all((ROOT / "operator" / "install.yaml").read_text()))
+    # Here the operator runs beside the cluster: its Deployment would be a second one.
+    control_plane.apply(CLASS, *(item for item in documents if item["kind"] != "Deployment"))
+    return control_plane
+
+
+@pytest.fixture(scope="session")
+def operator(installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """The running operator. Probes are off outside a cluster, and every status says so."""
+    process = Operator(installed, tmp_path_factory.mktemp("operator"))
+    process.start()
+    yield process
+    assert process.stop() == 0
+    log = process.log.read_text()
+    assert "Traceback" not in log, log[-4000:]
+
+
+@pytest.fixture
+def namespace(installed: ControlPlane, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of the test's own, under PodSecurity `restricted`, with a bound claim for the model."""
+    name = f"t-{abs(hash(request.node.nodeid)) % 10**8}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    installed.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    claim(installed, name)
+    eventually(lambda: "default" in installed.kubectl("-n", name, "get", "serviceaccounts", "-o", "name"))
+    yield name
+    installed.kubectl("delete", "namespace", name, "--wait=false")

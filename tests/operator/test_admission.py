@@ -1,0 +1,113 @@
+"""Bad input at `kubectl apply`, against the real API server: refused, with what to write instead.
+
+Each row is also held against spec.parse(): the schema and the types must agree.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cluster.control_plane import CommandFailed, ControlPlane
+from support import smallest
+from zimage_operator.errors import InvalidSpec
+from zimage_operator.spec import parse
+
+pytestmark = pytest.mark.control_plane
+
+TLS = {"secretName": "img-tls"}
+
+
+def ingress(**more: object) -> dict[str, object]:
+    body = {"host": "img.example.org", "className": "traefik", "tls": TLS, **more}
+    return {"ingress": {key: value for key, value in body.items() if value is not None}}
+
+
+BAD = {
+    "no auth": ({"auth": None}, "write spec.auth: who may use the service"),
+    "no model": ({"model": None}, "write spec.model"),
+    "mode None without a reason": ({"auth": {"mode": "None"}}, "say why in auth.waiverReason"),
+    "mode None with a short reason": ({"auth": {"mode": "None", "waiverReason": "because"}}, "waiverReason"),
+    "mode Basic without a secret": ({"auth": {"mode": "Basic"}}, "write auth.basic.secretName"),
+    "host without TLS": (ingress(tls=None), "write ingress.tls.secretName"),
+    "host without class": (ingress(className=None), "write ingress.className"),
+    "host with a space": (ingress(host="img example.org"), "write a host name such as img.example.org"),
+    "host with an underscore": (ingress(host="img_1.example.org"), "write a host name such as"),
+    "host with a wildcard": (ingress(host="*.example.org"), "no wildcard"),
+    "host with a scheme": (ingress(host="https://img.example.org"), "no scheme"),
+    "host with a newline": (ingress(host="img.example.org\n"), "write a host name such as"),
+    "no allowed namespace": ({"network": {"allowedNamespaces": []}}, "list at least one namespace"),
+    "two model sources": (
+        {"model": {"persistentVolumeClaim": {"claimName": "a"}, "image": {"reference": "r/i@sha256:" + "0" * 64}}},
+        "write exactly one source of the model",
+    ),
+    "no model source": ({"model": {}}, "write exactly one source of the model"),
+    "secret with ..": ({"auth": {"basic": {"secretName": "../users"}}}, "write the name of a Secret"),
+    "secret with /": ({"auth": {"basic": {"secretName": "other/users"}}}, "no '/'"),
+    "claim path upwards": (
+        {"model": {"persistentVolumeClaim": {"claimName": "a", "path": "../../etc"}}},
+        "write a folder inside the volume",
+    ),
+    "system priority": ({"scheduling": {"priorityClassName": "system-node-critical"}}, "those that begin with system-"),
+    "replicas": ({"replicas": 1001}, "1000"),
+    "quantity": ({"resources": {"requests": {"memory": "8 GB"}}}, "write a Kubernetes quantity"),
+    "request above limit": ({"resources": {"requests": {"memory": "17Gi"}}}, "raise the limit"),
+    "cidr": (ingress(allowedSourceRanges=["10.0.0.1/8"]), "write an address range"),
+    "label key": ({"scheduling": {"nodeSelector": {"a b": "c"}}}, "write label keys"),
+    "image tag and digest": (
+        {"image": {"repository": "r/i", "tag": "1", "digest": "sha256:" + "0" * 64}},
+        "either image.tag or image.digest",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_refused_with_advice(installed: ControlPlane, case: str) -> None:
+    spec, advice = BAD[case]
+    body = smallest("bad", **spec)
+    with pytest.raises(CommandFailed) as refused:
+        installed.kubectl("apply", "--dry-run=server", "-f", "-", input=json.dumps(body))
+    assert advice in str(refused.value)
+    with pytest.raises(InvalidSpec):
+        parse(body)
+
+
+def test_long_name_is_refused(installed: ControlPlane) -> None:
+    body = smallest("n" * 41)
+    with pytest.raises(CommandFailed, match="at most 40 characters"):
+        installed.kubectl("apply", "--dry-run=server", "-f", "-", input=json.dumps(body))
+    with pytest.raises(InvalidSpec, match="at most 40 characters"):
+        parse(body)
+
+
+def test_unknown_field_is_named(installed: ControlPlane) -> None:
+    body = smallest("bad", replica=2)
+    with pytest.raises(CommandFailed, match=r'unknown field "spec\.replica"'):
+        installed.kubectl("apply", "--dry-run=server", "-f", "-", input=json.dumps(body))
+    with pytest.raises(InvalidSpec, match=r"spec\.replica: there is no such field"):
+        parse(body, strict=True)
+
+
+GOOD = {
+    "smallest": {},
+    "waived": {"auth": {"mode": "None", "waiverReason": "a demonstration inside the office network"}},
+    "inside only": {"ingress": None},
+    "numbers as quantities": {"resources": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"memory": "2Gi"}}},
+    "ranges": ingress(allowedSourceRanges=["10.0.0.0/8", "2001:db8::/32"]),
+    "no GPU": {"gpu": {"count": 0}},
+    "MIG": {"gpu": {"resourceName": "nvidia.com/mig-3g.40gb"}},
+}
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_accepted_by_both(installed: ControlPlane, case: str) -> None:
+    body = smallest("good", **GOOD[case])
+    installed.kubectl("apply", "--dry-run=server", "-f", "-", input=json.dumps(body))
+    parse(body, strict=True)
+
+
+def test_new_object_is_not_taken_for_healthy(installed: ControlPlane) -> None:
+    """kstatus calls an object without status Current: the CRD's default status prevents it."""
+    text = installed.kubectl("apply", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(smallest("new")))
+    assert json.loads(text)["status"] == {"observedGeneration": -1}

@@ -1,0 +1,125 @@
+"""The desired objects: valid Kubernetes, in order, and closed where they have to be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from support import smallest
+from zimage_operator.children import children
+from zimage_operator.children.configmap import settings
+from zimage_operator.edge import dialect, traefik
+from zimage_operator.manifest import Environment, Manifest, stamped
+from zimage_operator.spec import parse
+
+ENVIRONMENT = Environment("registry.example.org/zimage-worker:0.1.0", "zimage-system")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "smallest": {},
+    "inside only": {"ingress": None},
+    "waived": {"auth": {"mode": "None", "waiverReason": "a demonstration inside the office network"}},
+    "rolling": {"rollout": {"strategy": "RollingUpdate"}, "replicas": 3},
+    "image source": {"model": {"image": {"reference": "r.example.org/m@sha256:" + "0" * 64, "path": "turbo"}}},
+    "own image": {"image": {"repository": "r.example.org/w", "tag": "1", "pullSecrets": ["pull"]}},
+    "scheduling": {
+        "scheduling": {
+            "nodeSelector": {"gpu": "l4"},
+            "tolerations": [{"key": "a", "operator": "Exists"}],
+            "runtimeClassName": "nvidia",
+        }
+    },
+    "no GPU": {"gpu": {"count": 0}},
+    "proxies": {"network": {"allowedNamespaces": ["dmz", "edge"], "proxyPodLabels": {"app": "traefik"}}},
+}
+
+
+def build(variant: str) -> list[Manifest]:
+    body = smallest(namespace="team-a", **VARIANTS[variant])
+    body["metadata"]["uid"] = "11111111-1111-1111-1111-111111111111"
+    service = parse(body, strict=True)
+    edge = [*traefik.helpers(service), traefik.route(service)] if service.spec.ingress else []
+    return [stamped(item) for item in [*children(service, ENVIRONMENT), *edge]]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_object_is_valid_kubernetes(variant: str) -> None:
+    for item in build(variant):
+        if not item["apiVersion"].startswith("traefik.io/"):
+            kubernetes_validate.validate(item, "1.37", strict=True)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_object_has_its_owner_and_its_labels(variant: str) -> None:
+    for item in build(variant):
+        head = item["metadata"]
+        assert head["ownerReferences"][0]["uid"] == "11111111-1111-1111-1111-111111111111"
+        assert head["labels"]["app.kubernetes.io/managed-by"] == "zimage-operator"
+        assert head["namespace"] == "team-a"
+
+
+def by_kind(variant: str, kind: str) -> Manifest:
+    return next(item for item in build(variant) if item["kind"] == kind)
+
+
+def test_the_policy_is_first_and_the_route_last() -> None:
+    kinds = [item["kind"] for item in build("smallest")]
+    assert kinds[0] == "NetworkPolicy"
+    assert kinds[-1] == "Ingress"
+
+
+def test_only_dmz_reaches_7860_and_nothing_gets_out() -> None:
+    spec = by_kind("smallest", "NetworkPolicy")["spec"]
+    doors = {rule["ports"][0]["port"]: rule["from"] for rule in spec["ingress"]}
+    assert doors[7860] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "dmz"}}}]
+    assert spec["egress"] == []
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_namespace_and_pod_labels_stand_in_one_item() -> None:
+    """In two items they would mean OR, and every pod of every namespace with that label could come in."""
+    spec = by_kind("proxies", "NetworkPolicy")["spec"]
+    assert all(set(peer) == {"namespaceSelector", "podSelector"} for peer in spec["ingress"][0]["from"])
+
+
+def test_the_pod_is_locked_down_and_its_credentials_optional() -> None:
+    pod = by_kind("smallest", "Deployment")["spec"]["template"]["spec"]
+    security = pod["containers"][0]["securityContext"]
+    assert security["readOnlyRootFilesystem"]
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert pod["automountServiceAccountToken"] is False
+    secrets = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
+    assert {secret["secretName"] for secret in secrets} == {"studio-users", "img-tls"}
+    assert all(secret["optional"] for secret in secrets)
+    # The certificate, never its key.
+    assert [secret["items"] for secret in secrets if secret["secretName"] == "img-tls"] == [
+        [{"key": "tls.crt", "path": "tls.crt"}]
+    ]
+
+
+def test_a_changed_setting_starts_new_pods() -> None:
+    one = by_kind("smallest", "Deployment")["spec"]["template"]["metadata"]["annotations"]
+    body = smallest(namespace="team-a", generation={"maxSteps": 8})
+    other = children(parse(body), ENVIRONMENT)[3]["spec"]["template"]["metadata"]["annotations"]
+    assert one != other
+
+
+def test_the_edge_limits_before_it_hashes_and_hands_the_credentials_on() -> None:
+    service = parse(smallest(namespace="team-a"))
+    names = [item["metadata"]["name"] for item in traefik.middlewares(service)]
+    assert names == ["studio-rate-limit", "studio-auth", "studio-headers"]
+    basic = traefik.middlewares(service)[1]["spec"]["basicAuth"]
+    assert basic == {"secret": "studio-users", "realm": "zimage", "removeHeader": False}
+    annotations = traefik.route(service)["metadata"]["annotations"]
+    chain = annotations["traefik.ingress.kubernetes.io/router.middlewares"].split(",")
+    assert chain == [f"team-a-{name}@kubernetescrd" for name in names]
+
+
+def test_an_unknown_controller_has_no_dialect() -> None:
+    assert dialect("example.org/other") is None
+    assert dialect(None) is None
+
+
+def test_the_published_host_is_the_first_that_the_worker_answers_to() -> None:
+    values = settings(parse(smallest(namespace="team-a")))
+    assert values["ZIMAGE_ALLOWED_HOSTS"].split(",")[0] == "img.example.org"

@@ -1,0 +1,256 @@
+"""The operator against the real API server: what it builds, repairs, reports and leaves alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from cluster.control_plane import ControlPlane
+from support import Operator, claim, eventually, smallest
+
+pytestmark = pytest.mark.control_plane
+
+# The other repaired fields are atomic lists or leaves too; this one decides who may come in.
+HOLE = [{"op": "add", "path": "/spec/ingress/0/from/-", "value": {"namespaceSelector": {}}}]
+
+
+def conditions(cluster: ControlPlane, namespace: str, name: str = "studio") -> dict[str, dict[str, Any]]:
+    """The conditions by type; every status that a test sees is held against the laws."""
+    body = cluster.get("zis", name, "-n", namespace)
+    found = {item["type"]: item for item in body["status"].get("conditions", [])}
+    if found:
+        assert_lawful(body, found)
+    return found
+
+
+def assert_lawful(body: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:
+    ready = found["Ready"]
+    assert body["status"]["observedGeneration"] <= body["metadata"]["generation"]
+    assert all(
+        item["reason"] and item["observedGeneration"] <= body["metadata"]["generation"] for item in found.values()
+    )
+    assert "Stalled" not in found or ready["status"] != "True"
+    assert "Reconciling" not in found or ready["status"] != "True"
+    if ready["status"] == "True":
+        gates = ("NetworkPolicyReady", "WorkloadReady", "IngressReady")
+        assert all(found[gate]["status"] == "True" for gate in gates if gate in found)
+
+
+def reason(cluster: ControlPlane, namespace: str, type_: str = "Ready", name: str = "studio") -> str:
+    return str(conditions(cluster, namespace, name).get(type_, {}).get("reason", ""))
+
+
+def wait_for(cluster: ControlPlane, namespace: str, wanted: str, type_: str = "Ready", name: str = "studio") -> None:
+    eventually(lambda: reason(cluster, namespace, type_, name) == wanted, f"{type_} {wanted} in {namespace}")
+
+
+def serve(cluster: ControlPlane, namespace: str, **spec: Any) -> None:
+    cluster.apply(smallest(namespace=namespace, **spec))
+    wait_for(cluster, namespace, "Ready")
+
+
+def exists(cluster: ControlPlane, namespace: str, kind: str, name: str = "studio") -> bool:
+    return bool(cluster.kubectl("-n", namespace, "get", kind, name, "--ignore-not-found", "-o", "name").strip())
+
+
+def test_one_apply_ends_in_a_published_service(operator: Operator, namespace: str) -> None:
+    cluster = operator.cluster
+    serve(cluster, namespace)
+    for kind in ("netpol", "sa", "cm", "deploy", "svc", "ing"):
+        assert exists(cluster, namespace, kind)
+    for kind, name in (("middleware", "studio-auth"), ("middleware", "studio-rate-limit"), ("tlsoption", "studio-tls")):
+        assert exists(cluster, namespace, kind, name)
+    status = cluster.get("zis", "studio", "-n", namespace)["status"]
+    assert status["url"] == "https://img.example.org/"
+    assert status["dialect"] == "traefik"
+    # Outside the cluster nothing is probed, and nothing is claimed.
+    found = conditions(cluster, namespace)
+    assert {found[name]["reason"] for name in ("NetworkPolicyEnforced", "AuthConfigured")} == {"NotProbed"}
+
+
+def test_the_policy_stands_before_the_first_pod_and_the_route_is_last(operator: Operator, namespace: str) -> None:
+    serve(operator.cluster, namespace)
+    writes = [
+        entry["objectRef"]["resource"]
+        for entry in operator.writes()
+        if entry["objectRef"].get("namespace") == namespace and entry["objectRef"].get("subresource") != "status"
+    ]
+    assert writes[0] == "networkpolicies"
+    assert writes.index("networkpolicies") < writes.index("deployments") < writes.index("ingresses")
+    assert writes[-1] == "ingresses"
+
+
+def test_a_hand_edit_is_put_back_and_its_author_named(operator: Operator, namespace: str) -> None:
+    cluster = operator.cluster
+    serve(cluster, namespace)
+    cluster.kubectl(
+        "-n", namespace, "patch", "netpol", "studio", "--type=json", "--field-manager=mallory", "-p", json.dumps(HOLE)
+    )
+    eventually(
+        lambda: len(cluster.get("netpol", "studio", "-n", namespace)["spec"]["ingress"][0]["from"]) == 1,
+        "the policy is narrow again",
+    )
+    eventually(
+        lambda: "mallory" in cluster.kubectl("-n", namespace, "describe", "zis", "studio"), "an event names mallory"
+    )
+
+
+def test_what_is_deleted_comes_back(operator: Operator, namespace: str) -> None:
+    cluster = operator.cluster
+    serve(cluster, namespace)
+    for kind in ("netpol", "deploy", "svc", "ing", "cm"):
+        cluster.kubectl("-n", namespace, "delete", kind, "studio", "--wait=true")
+        eventually(lambda kind=kind: exists(cluster, namespace, kind), f"{kind} is back")
+
+
+def test_a_lost_label_comes_back(operator: Operator, namespace: str) -> None:
+    """Without the label no watch shows the object: it is found by name, and known by its owner."""
+    cluster = operator.cluster
+    serve(cluster, namespace)
+    label = "app.kubernetes.io/managed-by"
+    cluster.kubectl("-n", namespace, "label", "netpol", "studio", f"{label}-")
+    eventually(
+        lambda: label in cluster.get("netpol", "studio", "-n", namespace)["metadata"]["labels"], "the label is back"
+    )
+
+
+def test_what_is_not_ours_is_left_alone(operator: Operator, namespace: str) -> None:
+    cluster = operator.cluster
+    foreign = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "studio", "namespace": namespace},
+        "spec": {"podSelector": {"matchLabels": {"app": "another"}}},
+    }
+    cluster.apply(foreign)
+    cluster.apply(smallest(namespace=namespace))
+    wait_for(cluster, namespace, "NotOwned")
+    assert cluster.get("netpol", "studio", "-n", namespace)["spec"]["podSelector"] == foreign["spec"]["podSelector"]
+    # No pod without its policy.
+    assert not exists(cluster, namespace, "deploy")
+    cluster.kubectl("-n", namespace, "delete", "netpol", "studio")
+    wait_for(cluster, namespace, "Ready")
+
+
+def test_a_missing_class_is_named_and_its_arrival_noticed(operator: Operator, namespace: str) -> None:
+    cluster = operator.cluster
+    ingress = {"host": "img.example.org", "className": f"late-{namespace}", "tls": {"secretName": "img-tls"}}
+    cluster.apply(smallest(namespace=namespace, ingress=ingress))
+    wait_for(cluster, namespace, "ClassNotFound")
+    assert not exists(cluster, namespace, "ing")
+    late = {"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": f"late-{namespace}"}}
+    cluster.apply(late | {"spec": {"controller": "traefik.io/ingress-controller"}})
+    wait_for(cluster, namespace, "Ready")
+    cluster.kubectl("delete", "ingressclass", f"late-{namespace}")
+
+
+def test_a_missing_volume_is_named_and_its_arrival_noticed(operator: Operator, namespace: str) -> None:
+    cluster = operator.cluster
+    cluster.apply(smallest(namespace=namespace, model={"persistentVolumeClaim": {"claimName": "later"}}))
+    wait_for(cluster, namespace, "VolumeMissing")
+    claim(cluster, namespace, "later")
+    wait_for(cluster, namespace, "Ready")
+
+
+def test_a_second_gpu_is_waited_for(operator: Operator, namespace: str) -> None:
+    cluster = operator.cluster
+    cluster.apply(smallest(namespace=namespace, gpu={"count": 2}))
+    wait_for(cluster, namespace, "WaitingForGPU")
+    cluster.apply(smallest(namespace=namespace, gpu={"count": 0}))
+    wait_for(cluster, namespace, "Ready")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "wanted"),
+    [("fakenode/waiting=ImagePullBackOff", "ImagePullFailed"), ("fakenode/exit=3", "CrashLoop")],
+)
+def test_trouble_of_a_pod_is_explained(operator: Operator, namespace: str, annotation: str, wanted: str) -> None:
+    """The fake node plays the kubelet here; the real one is asked in tests/demo."""
+    cluster = operator.cluster
+    serve(cluster, namespace)
+    name, _, _ = annotation.partition("=")
+    cluster.kubectl("-n", namespace, "annotate", "pods", "--all", annotation)
+    wait_for(cluster, namespace, wanted)
+    cluster.kubectl("-n", namespace, "annotate", "pods", "--all", f"{name}-")
+    wait_for(cluster, namespace, "Ready")
+
+
+def test_scale_goes_through_and_ends_at_zero(operator: Operator, namespace: str) -> None:
+    cluster = operator.cluster
+    serve(cluster, namespace)
+    cluster.kubectl("-n", namespace, "scale", "zis", "studio", "--replicas=0")
+    wait_for(cluster, namespace, "ScaledToZero", "WorkloadReady")
+    assert cluster.get("deploy", "studio", "-n", namespace)["spec"]["replicas"] == 0
+
+
+def test_what_is_no_longer_wanted_goes(operator: Operator, namespace: str) -> None:
+    cluster = operator.cluster
+    serve(cluster, namespace)
+    cluster.kubectl(
+        "-n", namespace, "patch", "zis", "studio", "--type=json", "-p", '[{"op":"remove","path":"/spec/ingress"}]'
+    )
+    eventually(lambda: not exists(cluster, namespace, "ing"), "the route is gone")
+    eventually(lambda: not exists(cluster, namespace, "middleware", "studio-auth"), "its helpers too")
+    assert exists(cluster, namespace, "deploy")
+
+
+def test_delete_leaves_nothing(operator: Operator, namespace: str) -> None:
+    cluster = operator.cluster
+    serve(cluster, namespace)
+    cluster.kubectl("-n", namespace, "delete", "zis", "studio")
+    kinds = "netpol,cm,deploy,svc,ing,middleware,tlsoption,pods"
+    selector = "app.kubernetes.io/managed-by=zimage-operator"
+    eventually(
+        lambda: not cluster.kubectl("-n", namespace, "get", kinds, "-l", selector, "-o", "name").strip(),
+        "nothing is left",
+    )
+
+
+def test_a_restart_writes_nothing_and_rest_is_silent(operator: Operator, namespace: str) -> None:
+    cluster = operator.cluster
+    serve(cluster, namespace)
+    # Until the namespaces of earlier tests are gone there is other work.
+    eventually(lambda: "Terminating" not in cluster.kubectl("get", "namespaces"), "no namespace is on its way out", 120)
+    eventually(lambda: settled(operator), "no more writes")
+    before = len(operator.writes())
+    assert operator.stop() == 0
+    operator.start()
+    eventually(lambda: operator.log.read_text().count("leading as") == 2, "the new one leads")
+    # The streams list what they watch once, and each list is checked once for missed deletions.
+    eventually(lambda: quiet(operator), "the start is over")
+    assert operator.writes()[before:] == []
+    count = len(operator.requests())
+    time.sleep(20)
+    later = operator.requests()[count:]
+    strange = [
+        (entry["verb"], entry["requestURI"], entry["responseStatus"]["code"])
+        for entry in later
+        if entry["objectRef"]["resource"] != "leases" and entry["verb"] != "watch"
+    ]
+    assert strange == []
+
+
+def quiet(operator: Operator) -> bool:
+    before = [entry for entry in operator.requests() if entry["verb"] == "list"]
+    time.sleep(5)
+    return len([entry for entry in operator.requests() if entry["verb"] == "list"]) == len(before)
+
+
+def settled(operator: Operator) -> bool:
+    count = len(operator.writes())
+    time.sleep(3)
+    return len(operator.writes()) == count
+
+
+def test_no_request_was_forbidden_and_no_secret_was_asked_for(operator: Operator) -> None:
+    """The last test of this file: rights granted are rights used, read off the whole audit log."""
+    requests = operator.requests()
+    assert len(requests) > 100
+    # By the authorizer: that a namespace on its way out takes no new objects is no missing right.
+    decision = "authorization.k8s.io/decision"
+    forbidden = [entry["requestURI"] for entry in requests if entry["annotations"].get(decision) == "forbid"]
+    assert forbidden == []
+    assert not [entry for entry in requests if entry.get("objectRef", {}).get("resource") == "secrets"]
