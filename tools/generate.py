@@ -9,7 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from zimage_operator.__main__ import document
+import yaml
+
+from zimage_operator.__main__ import CONTROLLER, document, rendered
 from zimage_operator.crd import definition
 from zimage_operator.names import GROUP, PLURAL
 
@@ -18,7 +20,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def outputs() -> dict[Path, str]:
     """Give every generated file with what it has to hold."""
-    return {ROOT / "crds" / f"{GROUP}_{PLURAL}.yaml": document(definition())}
+    return {ROOT / "crds" / f"{GROUP}_{PLURAL}.yaml": document(definition()), **goldens()}
+
+
+def goldens() -> dict[Path, str]:
+    """Give what each golden resource becomes: a change of a builder is reviewed as a change of these files."""
+    found = sorted((ROOT / "tests" / "operator" / "golden").glob("*/resource.yaml"))
+    return {path.with_name("children.yaml"): children(path) for path in found}
+
+
+def children(path: Path) -> str:
+    """Give the children of one resource as YAML documents, in the order of application."""
+    return "---\n".join(document(item) for item in rendered(yaml.safe_load(path.read_text()), CONTROLLER))
 
 
 def main() -> int:

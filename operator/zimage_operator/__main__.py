@@ -23,6 +23,8 @@ from .spec import parse
 
 # Offline there is no API server that gives one.
 NO_UID = "00000000-0000-0000-0000-000000000000"
+# What `render` takes the IngressClass to be: offline nobody can look it up.
+CONTROLLER = "traefik.io/ingress-controller"
 USAGE = 2
 
 
@@ -43,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("render", help="print what a manifest becomes, without a cluster")
     command.add_argument("manifest", type=Path, help="YAML file; - reads standard input")
     command.add_argument(
-        "--controller", default="traefik.io/ingress-controller", help="spec.controller of the IngressClass"
+        "--controller", default=CONTROLLER, help="spec.controller of the IngressClass"
     )
     command.set_defaults(command=render)
     command = commands.add_parser("check", help="validate manifests strictly, without a cluster")
@@ -106,20 +108,28 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 def render(arguments: argparse.Namespace) -> int:
     """Print the children of every ZImageService in a file."""
-    environment = Environment(settings.RELEASED_WORKER, settings.DEFAULT_NAMESPACE)
     items: list[Manifest] = []
     try:
         for body in documents(arguments.manifest):
-            body["metadata"] = {"uid": NO_UID, **body["metadata"]}
-            service = parse(body, strict=True)
-            edge = dialect(arguments.controller) if service.spec.ingress else None
-            items += children(service, environment)
-            items += [*edge.helpers(service), edge.route(service)] if edge else []
+            items += rendered(body, arguments.controller)
     except (OSError, yaml.YAMLError, InvalidSpec) as error:
         print(f"{arguments.manifest}: {error}", file=sys.stderr)
         return 1
     yaml.safe_dump_all(items, sys.stdout, sort_keys=False, allow_unicode=True)
     return 0
+
+
+def rendered(body: dict[str, Any], controller: str) -> list[Manifest]:
+    """Give what one resource becomes, in order, behind an edge whose IngressClass names `controller`.
+
+    Raises:
+        InvalidSpec: one line per mistake.
+    """
+    service = parse({**body, "metadata": {"uid": NO_UID, **body["metadata"]}}, strict=True)
+    edge = dialect(controller) if service.spec.ingress else None
+    environment = Environment(settings.RELEASED_WORKER, settings.DEFAULT_NAMESPACE)
+    route = [*edge.helpers(service), edge.route(service)] if edge else []
+    return [*children(service, environment), *route]
 
 
 def check(arguments: argparse.Namespace) -> int:

@@ -75,7 +75,10 @@ class Api:
         connection = self.connect(timeout=None)
         try:
             connection.request("GET", f"{path}?{urllib.parse.urlencode(query)}")
-            for line in connection.getresponse():
+            response = connection.getresponse()
+            if response.status >= 300:
+                raise ApiError(response.status, response.read().decode(errors="replace"))
+            for line in response:
                 event = json.loads(line)
                 if event["type"] == "ERROR":
                     return

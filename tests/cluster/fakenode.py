@@ -38,6 +38,8 @@ ADDRESSES = ipaddress.ip_network("198.18.0.0/15")
 NODE_ADDRESS = "192.0.2.10"
 # From scheduled to Running: long enough that a test can see the pod pending.
 DEFAULT_DELAY_SECONDS = 0.3
+# What the API server refused or did not answer is tried again, or a pod would hold its GPU for ever.
+RETRY_SECONDS = 1
 # The node controller calls a node dead after 60 s of silence (see control_plane.py).
 BEAT_SECONDS = 10
 # Only GPUs shall ever be scarce here, so that 5,000 services fit on one node.
@@ -191,19 +193,23 @@ class FakeNode:
 
     def delete(self, pod: Object) -> None:
         now = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}}
-        self.attempt("DELETE", pod_path(pod), {"apiVersion": "v1", "kind": "DeleteOptions", **now})
+        self.attempt(pod, "DELETE", pod_path(pod), {"apiVersion": "v1", "kind": "DeleteOptions", **now})
 
     def report(self, pod: Object, asked: dict[str, str]) -> None:
         # An answer that comes after the pod began to leave would be refused: no harm.
         status = {"status": pod_status(pod, asked, self.address(pod))}
-        self.attempt("PATCH", pod_path(pod) + "/status", status)
+        self.attempt(pod, "PATCH", pod_path(pod) + "/status", status)
 
-    def attempt(self, method: str, path: str, body: Object) -> None:
+    def attempt(self, pod: Object, method: str, path: str, body: Object) -> None:
+        """Send until it is taken, or until the pod is known to be gone."""
         content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
         try:
             self.api.request(method, path, body, content_type)
         except (OSError, http.client.HTTPException, ApiError) as error:
             print(f"{method} {path}: {error}", file=sys.stderr, flush=True)
+            gone = isinstance(error, ApiError) and error.status == 404
+            if not gone and pod["metadata"]["uid"] in self.seen:
+                self.later.call(RETRY_SECONDS, lambda: self.attempt(pod, method, path, body))
 
     def address(self, pod: Object) -> str:
         with self.lock:

@@ -29,7 +29,8 @@ HERE = Path(__file__).parent / "dockerfiles"
 FOLDER = CACHE / "images"
 # What both Dockerfiles say in FROM.
 BASE = "docker.io/library/python:3.11-slim-bookworm"
-MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
+# The release of the base; the official image is of the same.
+RELEASE = "bookworm"
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 
 # A build's mounts and processes end with it, and it ends with whoever asked for it.
@@ -252,6 +253,15 @@ def built(tag: str) -> Built:
 # --- the base -----------------------------------------------------------------------------
 
 
+def mirror() -> str:
+    """Where this machine's apt has the release from; empty: debootstrap's own choice."""
+    if given := os.environ.get("DEBIAN_MIRROR"):
+        return given
+    command = ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", f"Codename: {RELEASE}"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    return found[0] if found else ""
+
+
 def base_key() -> str:
     recipe = f"{BASE_PACKAGES}{BASE_FINISH}{(HERE / 'base' / 'Dockerfile').read_text()}"
     return hashlib.sha256(recipe.encode()).hexdigest()[:12]
@@ -284,7 +294,7 @@ def debootstrap(folder: Path) -> None:
     shutil.rmtree(root, ignore_errors=True)
     include = f"--include={BASE_PACKAGES}"
     script = f"""set -e
-debootstrap --variant=minbase {include} bookworm "$1" {MIRROR}
+debootstrap --variant=minbase {include} {RELEASE} "$1" {mirror()}
 (set -- "$1"; {BASE_FINISH})
 tar --create --file "$2" --directory "$1" --one-file-system --sort=name --numeric-owner .
 """

@@ -123,7 +123,7 @@ def test_names_of_the_cluster_resolve_and_the_outside_does_not_exist(small_node:
     resolve = ["getent", "hosts"]
     assert "10.96.0.1" in small_node.run([*resolve, "kubernetes.default.svc.cluster.local"]).stdout
     assert "10.96.0.80" in small_node.run([*resolve, "img.example.org"]).stdout
-    assert small_node.run([*resolve, "deb.debian.org"], check=False).returncode != 0
+    assert small_node.run([*resolve, "www.example.com"], check=False).returncode != 0
 
 
 def test_no_packet_leaves(small_node: Node) -> None:

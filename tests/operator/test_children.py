@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
+import yaml
 
+from cluster.control_plane import ControlPlane
 from support import smallest
+from zimage_operator.__main__ import CONTROLLER, rendered
 from zimage_operator.children import children
 from zimage_operator.children.configmap import settings
 from zimage_operator.edge import dialect, traefik
@@ -15,28 +18,13 @@ from zimage_operator.manifest import Environment, Manifest, stamped
 from zimage_operator.spec import parse
 
 ENVIRONMENT = Environment("registry.example.org/zimage-worker:0.1.0", "zimage-system")
-VARIANTS: dict[str, dict[str, Any]] = {
-    "smallest": {},
-    "inside only": {"ingress": None},
-    "waived": {"auth": {"mode": "None", "waiverReason": "a demonstration inside the office network"}},
-    "rolling": {"rollout": {"strategy": "RollingUpdate"}, "replicas": 3},
-    "image source": {"model": {"image": {"reference": "r.example.org/m@sha256:" + "0" * 64, "path": "turbo"}}},
-    "own image": {"image": {"repository": "r.example.org/w", "tag": "1", "pullSecrets": ["pull"]}},
-    "scheduling": {
-        "scheduling": {
-            "nodeSelector": {"gpu": "l4"},
-            "tolerations": [{"key": "a", "operator": "Exists"}],
-            "runtimeClassName": "nvidia",
-        }
-    },
-    "no GPU": {"gpu": {"count": 0}},
-    "proxies": {"network": {"allowedNamespaces": ["dmz", "edge"], "proxyPodLabels": {"app": "traefik"}}},
-}
+GOLDEN = Path(__file__).parent / "golden"
+# What each becomes stands beside it in children.yaml, made by `make generate` and held against it by `make check`.
+VARIANTS = sorted(path.parent.name for path in GOLDEN.glob("*/resource.yaml"))
 
 
 def build(variant: str) -> list[Manifest]:
-    body = smallest(namespace="team-a", **VARIANTS[variant])
-    body["metadata"]["uid"] = "11111111-1111-1111-1111-111111111111"
+    body = yaml.safe_load((GOLDEN / variant / "resource.yaml").read_text())
     service = parse(body, strict=True)
     edge = [*traefik.helpers(service), traefik.route(service)] if service.spec.ingress else []
     return [stamped(item) for item in [*children(service, ENVIRONMENT), *edge]]
@@ -47,6 +35,23 @@ def test_every_object_is_valid_kubernetes(variant: str) -> None:
     for item in build(variant):
         if not item["apiVersion"].startswith("traefik.io/"):
             kubernetes_validate.validate(item, "1.37", strict=True)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_golden_file_is_what_is_built(variant: str) -> None:
+    golden = list(yaml.safe_load_all((GOLDEN / variant / "children.yaml").read_text()))
+    body = yaml.safe_load((GOLDEN / variant / "resource.yaml").read_text())
+    assert golden == rendered(body, CONTROLLER)
+
+
+@pytest.mark.control_plane
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_api_server_takes_every_object(installed: ControlPlane, variant: str) -> None:
+    installed.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team-a"}})
+    documents = (GOLDEN / variant / "children.yaml").read_text()
+    command = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
+    printed = installed.kubectl(*command, input=documents)
+    assert len(printed.splitlines()) == len(build(variant))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
