@@ -30,6 +30,9 @@ test: install ## Every tier of tests that this machine can run
 test-unit: install ## The tests that need no cluster, in seconds
 	@$(BIN)/pytest -q -m "not control_plane and not node and not gpu"
 
+bench-operator: install ## The operator's figures on the real API server
+	@PYTHONPATH=tests $(BIN)/python tests/bench/bench_operator.py
+
 check: install ## Style, types, imports, generated files
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -58,4 +61,4 @@ control-plane-down: ## Ends what `make control-plane` started
 clean: ## Removes .venv and build leftovers (the cache outside the tree stays)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install demo test test-unit check generate lock cluster cluster-down control-plane control-plane-down clean
+.PHONY: help install demo test test-unit bench-operator check generate lock cluster cluster-down control-plane control-plane-down clean

@@ -44,9 +44,7 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(command=run)
     command = commands.add_parser("render", help="print what a manifest becomes, without a cluster")
     command.add_argument("manifest", type=Path, help="YAML file; - reads standard input")
-    command.add_argument(
-        "--controller", default=CONTROLLER, help="spec.controller of the IngressClass"
-    )
+    command.add_argument("--controller", default=CONTROLLER, help="spec.controller of the IngressClass")
     command.set_defaults(command=render)
     command = commands.add_parser("check", help="validate manifests strictly, without a cluster")
     command.add_argument("manifests", type=Path, nargs="+", help="YAML files; - reads standard input")

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from cluster.control_plane import CommandFailed
+from cluster.node import Node
+
 from . import proof, scene
 
 
@@ -41,14 +44,26 @@ def main() -> int:
             )
     finally:
         if keep:
-            print(f"left running: python -m tests.cluster exec {node.directory} -- kubectl get zis -A")
-            print(f"user {scene.USER}; end it with: make cluster-down CLUSTER_DIR={node.directory}")
+            print(how_to_reach(node))
         else:
             node.stop()
     print(
         f"\n{'FAILED: ' + ', '.join(failed) if failed else 'all lines hold'}, {time.monotonic() - began:.0f} s in all"
     )
     return 1 if failed else 0
+
+
+def how_to_reach(node: Node) -> str:
+    """The commands for a demo that was left running; the password lies in a file that only its owner reads."""
+    inside = f"{sys.executable} -m tests.cluster exec {node.directory} --"
+    address = f"--cacert {node.directory}/demo-ca.crt --resolve {scene.HOST}:443:{scene.edge.ADDRESS}"
+    login = f'-u "{scene.USER}:$(cat {node.directory}/{scene.PASSWORD_FILE})"'
+    order = """-H 'Accept: image/png' --json '{"prompt": "a red fox in the snow", "size": "256x256"}' -o fox.png"""
+    return f"""
+left running; its addresses mean something inside its namespaces only
+look at it:     {inside} kubectl get zis -A
+make an image:  {inside} curl {address} {login} {order} https://{scene.HOST}/v1/images/generations
+end it:         make cluster-down CLUSTER_DIR={node.directory}"""
 
 
 def enforced(stage: scene.Scene) -> bool:
@@ -61,7 +76,7 @@ def show(name: str, hold: proof.Check) -> bool:
     """Do one thing and print what came of it."""
     try:
         evidence = hold()
-    except (AssertionError, OSError, Image.UnidentifiedImageError) as error:
+    except (AssertionError, OSError, CommandFailed, Image.UnidentifiedImageError) as error:
         print(f"  ✗ {name}: {error}", flush=True)
         return False
     print(f"  ✓ {name}: {evidence}", flush=True)

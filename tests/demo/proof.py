@@ -116,7 +116,7 @@ def nothing_is_left(scene: Scene) -> str:
     """The resource deleted."""
     scene.node.kubectl("delete", "zis", "studio", "-n", NAMESPACE)
     kinds = "netpol,sa,cm,deploy,rs,pods,svc,ing,middleware,tlsoption"
-    selector = "app.kubernetes.io/managed-by=zimage-operator"
+    selector = "app.kubernetes.io/managed-by=zimage-operator,app.kubernetes.io/instance=studio"
     wait(
         lambda: not scene.node.kubectl("-n", NAMESPACE, "get", kinds, "-l", selector, "-o", "name").strip(),
         "nothing is left",

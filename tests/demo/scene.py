@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "team-a"
 HOST = "img.example.org"
 USER = "alice"
+# In the node's folder, for whoever keeps the demo running.
+PASSWORD_FILE = "demo-password"
 # Generous: two cores, `import torch` alone takes 9 s of them.
 PATIENCE_SECONDS = 300.0
 
@@ -73,9 +75,9 @@ class Scene:
         answer = self.node.run(["kubectl", "-n", namespace, "exec", "probe", "--", *command], check=False)
         return answer.returncode == 0
 
-    def service(self) -> dict[str, Any]:
+    def service(self, name: str = "studio") -> dict[str, Any]:
         """The resource as it is now."""
-        return self.node.get("zis", "studio", "-n", NAMESPACE)
+        return self.node.get("zis", name, "-n", NAMESPACE)
 
     def ready(self) -> dict[str, Any]:
         """Its Ready condition."""
@@ -92,9 +94,11 @@ def prepare(node: Node) -> Scene:
     for name in ("dmz", "elsewhere", "zimage-system"):
         node.apply(probe(name))
     password = secrets.token_urlsafe(12)
+    kept = node.directory / PASSWORD_FILE
+    kept.touch(mode=0o600)
+    kept.write_text(password)
     ca = certificates(node)
-    entry = bcrypt.hashpw(password.encode(), bcrypt.gensalt(10)).decode()
-    node.apply(secret("studio-users", {"auth": f"{USER}:{entry}\n".encode()}))
+    node.apply(secret("studio-users", {"auth": entry(USER, password)}))
     model_volume(node)
     node.kubectl("-n", "zimage-system", "rollout", "status", "deployment/zimage-operator", "--timeout=120s")
     return Scene(node, password, ca)
@@ -149,6 +153,11 @@ def secret(name: str, data: dict[str, bytes], kind: str = "Opaque") -> dict[str,
     encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
     metadata = {"name": name, "namespace": NAMESPACE}
     return {"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": metadata, "data": encoded}
+
+
+def entry(user: str, password: str) -> bytes:
+    """One line of a htpasswd file, as `htpasswd -B -C 10` writes it."""
+    return f"{user}:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(10)).decode()}\n".encode()
 
 
 def certificates(node: Node) -> Path:

@@ -27,9 +27,13 @@ def stage(node: Node) -> scene.Scene:
     return stage
 
 
-def reason(stage: scene.Scene, kind: str) -> str:
-    conditions = stage.service()["status"]["conditions"]
-    return next((str(item["reason"]) for item in conditions if item["type"] == kind), "")
+def condition(stage: scene.Scene, kind: str, name: str = "studio") -> dict[str, str]:
+    conditions = stage.service(name)["status"].get("conditions", [])
+    return next((item for item in conditions if item["type"] == kind), {})
+
+
+def reason(stage: scene.Scene, kind: str, name: str = "studio") -> str:
+    return condition(stage, kind, name).get("reason", "")
 
 
 @pytest.mark.parametrize("line", proof.LINES)
@@ -46,6 +50,64 @@ def test_a_missing_secret_is_named_and_mended(stage: scene.Scene) -> None:
     assert code != 200
     stage.node.apply(scene.secret("studio-users", {"auth": b""}) | {"data": secret["data"]})
     scene.wait(lambda: reason(stage, "AuthConfigured") == "Loaded", "the Secret is back", 200)
+
+
+def second(name: str, **spec: object) -> dict[str, object]:
+    """A service beside the sample's, on the processor: the one GPU is taken."""
+    body = scene.resource()
+    kept = {key: value for key, value in body["spec"].items() if key != "ingress"}
+    return {
+        **body,
+        "metadata": {"name": name, "namespace": scene.NAMESPACE},
+        "spec": {**kept, "gpu": {"count": 0}, **spec},
+    }
+
+
+# What is wrong with it, the reason that Ready gives, and what the message says to do.
+TROUBLE: dict[str, tuple[dict[str, object], str, str]] = {
+    "weak": ({"auth": {"basic": {"secretName": "weak-users"}}}, "SecretMalformed", "user bob: apr1 (MD5) is too weak"),
+    "unpullable": ({"image": {"repository": "localhost/nowhere", "tag": "1"}}, "ImagePullFailed", "localhost/nowhere"),
+    "homeless": ({"model": {"persistentVolumeClaim": {"claimName": "nowhere"}}}, "VolumeMissing", "create it"),
+    "second": ({"gpu": {"count": 1}}, "WaitingForGPU", "no node has 1 free nvidia.com/gpu"),
+    "empty": (
+        {"model": {"persistentVolumeClaim": {"claimName": "z-image-turbo", "path": "none"}}},
+        "ModelMissing",
+        "fill the volume or mend its path",
+    ),
+}
+MENDED = ("weak", "unpullable", "empty")
+
+
+@pytest.fixture(scope="module")
+def troubled(stage: scene.Scene) -> scene.Scene:
+    """All of them at once; each recovers in its own test."""
+    weak = b"bob:$apr1$7zXxWb3f$M3ZzJDZNl5MZW0Y3iTzRc0\n"
+    stage.node.apply(scene.secret("weak-users", {"auth": weak}))
+    stage.node.apply(*(second(name, **spec) for name, (spec, _, _) in TROUBLE.items()))
+    return stage
+
+
+@pytest.mark.parametrize("name", TROUBLE)
+def test_trouble_is_named_with_what_to_do(troubled: scene.Scene, name: str) -> None:
+    _, wanted, advice = TROUBLE[name]
+    scene.wait(lambda: reason(troubled, "Ready", name) == wanted, f"{name}: {wanted}")
+    ready = condition(troubled, "Ready", name)
+    assert ready["status"] == "False"
+    assert advice in ready["message"]
+
+
+def test_a_weak_password_file_serves_nobody_and_says_what_to_run(troubled: scene.Scene) -> None:
+    assert "htpasswd -B -C 10" in condition(troubled, "AuthConfigured", "weak")["message"]
+    assert troubled.node.get("deploy", "weak", "-n", scene.NAMESPACE)["status"].get("readyReplicas", 0) == 0
+
+
+@pytest.mark.parametrize("name", MENDED)
+def test_what_is_mended_recovers_by_itself(troubled: scene.Scene, name: str) -> None:
+    if name == "weak":
+        troubled.node.apply(scene.secret("weak-users", {"auth": scene.entry("bob", "a long enough one")}))
+    else:
+        troubled.node.apply(second(name))
+    scene.wait(lambda: condition(troubled, "Ready", name).get("status") == "True", f"{name} is ready")
 
 
 def test_delete_leaves_nothing(stage: scene.Scene) -> None:

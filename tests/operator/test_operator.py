@@ -48,7 +48,10 @@ def wait_for(cluster: ControlPlane, namespace: str, wanted: str, type_: str = "R
     try:
         eventually(lambda: reason(cluster, namespace, type_, name) == wanted, f"{type_} {wanted} in {namespace}")
     except AssertionError as error:
-        seen = [f"{item['type']} {item['reason']}: {item['message']}" for item in conditions(cluster, namespace, name).values()]
+        seen = [
+            f"{item['type']} {item['reason']}: {item['message']}"
+            for item in conditions(cluster, namespace, name).values()
+        ]
         pods = cluster.kubectl("get", "pods", "-A", "-o", "wide")
         raise AssertionError("\n".join([str(error), *seen, pods])) from error
 
