@@ -239,7 +239,9 @@ def built(tag: str) -> Built:
     """Read a built image's parts: the storage's own files, which `buildah push` would read too."""
     storage = FOLDER / "buildah"
     found = json.loads((storage / "overlay-images" / "images.json").read_text())
-    image = next(image for image in found if tag in (image.get("names") or []))
+    image = next((image for image in found if tag in (image.get("names") or [])), None)
+    if not image:
+        raise ClusterFailed(f"{tag} was not built: has a file of the image changed meanwhile? Run it again")
     folder = storage / "overlay-images" / image["id"]
     config = "=" + base64.b64encode(f"sha256:{image['id']}".encode()).decode()
     layers = {x["id"]: x for x in json.loads((storage / "overlay-layers" / "layers.json").read_text())}
