@@ -82,7 +82,8 @@ class Operator:
     def requests(self) -> list[dict[str, Any]]:
         """What this ServiceAccount asked of the API server, from the audit log."""
         user = "system:serviceaccount:zimage-system:zimage-operator"
-        return [entry for entry in self.cluster.audit() if entry["user"]["username"] == user]
+        # A request that was broken off before it was authenticated has no user.
+        return [entry for entry in self.cluster.audit() if entry["user"].get("username") == user]
 
     def writes(self) -> list[dict[str, Any]]:
         """Its writes, without the Lease and the events."""

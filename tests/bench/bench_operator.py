@@ -100,7 +100,7 @@ def about_policy(entry: dict[str, Any]) -> bool:
 
 
 def by_hand(entry: dict[str, Any]) -> bool:
-    return "serviceaccount" not in entry["user"]["username"]
+    return not entry["user"]["username"].startswith("system:serviceaccount:")
 
 
 def at(entry: dict[str, Any]) -> float:
@@ -133,14 +133,19 @@ def settle(operator: Operator) -> None:
 
 def others(operator: Operator) -> list[dict[str, Any]]:
     aside = {"leases", "events"}
-    return [entry for entry in operator.requests() if entry["objectRef"]["resource"] not in aside]
+    return [entry for entry in operator.requests() if resource(entry) not in aside]
+
+
+def resource(entry: dict[str, Any]) -> str:
+    """What a request is about: discovery has no object, only a path."""
+    return str(entry.get("objectRef", {}).get("resource", entry["requestURI"]))
 
 
 def rest(operator: Operator) -> Row:
     """A minute without a change: what is asked of the API server."""
     count = len(operator.requests())
     time.sleep(REST_SECONDS)
-    asked = Counter((entry["verb"], entry["objectRef"]["resource"]) for entry in operator.requests()[count:])
+    asked = Counter((entry["verb"], resource(entry)) for entry in operator.requests()[count:])
     strange = {key for key in asked if key[0] != "watch" and key[1] != "leases"}
     measured = ", ".join(f"{number} {verb} {resource}" for (verb, resource), number in sorted(asked.items()))
     return f"requests in {REST_SECONDS} s of rest", measured or "none", "Lease and watch only", not strange

@@ -44,3 +44,5 @@ def namespace(installed: ControlPlane, request: pytest.FixtureRequest) -> Iterat
     eventually(lambda: "default" in installed.kubectl("-n", name, "get", "serviceaccounts", "-o", "name"))
     yield name
     installed.kubectl("delete", "namespace", name, "--wait=false")
+    # The next test needs the one GPU: a pod that stays would fail all that follow, and none of them by its own fault.
+    eventually(lambda: not installed.get("pods", "-n", name)["items"], f"no pod is left in {name}")
