@@ -43,6 +43,9 @@ def namespace(installed: ControlPlane, request: pytest.FixtureRequest) -> Iterat
     claim(installed, name)
     eventually(lambda: "default" in installed.kubectl("-n", name, "get", "serviceaccounts", "-o", "name"))
     yield name
+    # First what is in it: left to itself, a namespace takes five seconds to come to its pods. (The garbage collector
+    # may take forty for a CRD that is new to it.) The next test needs the one GPU: a pod that stays would fail all
+    # that follow, and none of them by its own fault.
+    installed.kubectl("-n", name, "delete", "zis", "--all")
     installed.kubectl("delete", "namespace", name, "--wait=false")
-    # The next test needs the one GPU: a pod that stays would fail all that follow, and none of them by its own fault.
     eventually(lambda: not installed.get("pods", "-n", name)["items"], f"no pod is left in {name}")
