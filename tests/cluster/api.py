@@ -57,9 +57,11 @@ class Api:
         headers = {"Content-Type": content_type, "Accept": "application/json"}
         connection.request(method, path, json.dumps(body) if body is not None else None, headers)
         response = connection.getresponse()
-        answer: Object = json.loads(response.read() or b"{}")
+        content = response.read()
         if response.status >= 300:
-            raise ApiError(response.status, str(answer.get("message")))
+            # A Status object, or plain text where the server is too busy even for that.
+            raise ApiError(response.status, content.decode(errors="replace")[:1000])
+        answer: Object = json.loads(content or b"{}")
         return answer
 
     def merge(self, path: str, body: Object) -> Object:

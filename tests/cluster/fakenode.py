@@ -28,6 +28,7 @@ import json
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -75,7 +76,14 @@ class Later:
                     self.changed.wait(wait)
                     continue
                 function = heapq.heappop(self.heap)[2]
-            self.pool.submit(function)
+            self.pool.submit(self._call, function)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        """A fault in here must not vanish in a future that nobody reads."""
+        try:
+            function()
+        except Exception:
+            traceback.print_exc()
 
 
 class FakeNode:
@@ -111,7 +119,8 @@ class FakeNode:
             self.renew_lease()
         except (OSError, http.client.HTTPException, ApiError) as error:
             print("beat:", error, file=sys.stderr, flush=True)
-        self.later.call(BEAT_SECONDS, self.beat)
+        finally:
+            self.later.call(BEAT_SECONDS, self.beat)
 
     def register(self) -> None:
         """Create the Node unless it is there: also after somebody deleted it."""

@@ -53,7 +53,8 @@ def wait_for(cluster: ControlPlane, namespace: str, wanted: str, type_: str = "R
             for item in conditions(cluster, namespace, name).values()
         ]
         pods = cluster.kubectl("get", "pods", "-A", "-o", "wide")
-        raise AssertionError("\n".join([str(error), *seen, pods])) from error
+        node = (cluster.kubeconfig.parent / "fakenode.log").read_text()[-2000:]
+        raise AssertionError("\n".join([str(error), *seen, pods, node])) from error
 
 
 def serve(cluster: ControlPlane, namespace: str, **spec: Any) -> None:
