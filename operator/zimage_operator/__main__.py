@@ -32,7 +32,14 @@ def main() -> None:
     """Run the command and exit with its code: 0 fine, 1 refused or failed, 2 wrong usage or settings."""
     arguments = parser().parse_args()
     logs.configure("info", "text" if sys.stderr.isatty() else "json")
-    sys.exit(arguments.command(arguments))
+    try:
+        code = arguments.command(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `… | head` has read enough. What is still buffered goes nowhere, or Python complains at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -111,7 +118,7 @@ def render(arguments: argparse.Namespace) -> int:
         for body in documents(arguments.manifest):
             items += rendered(body, arguments.controller)
     except (OSError, yaml.YAMLError, InvalidSpec) as error:
-        print(f"{arguments.manifest}: {error}", file=sys.stderr)
+        print(f"{arguments.manifest}: {why(error)}", file=sys.stderr)
         return 1
     yaml.safe_dump_all(items, sys.stdout, sort_keys=False, allow_unicode=True)
     return 0
@@ -141,8 +148,13 @@ def check(arguments: argparse.Namespace) -> int:
             print(f"{path}: {len(found)} {KIND}{'' if len(found) == 1 else 's'}, no mistakes")
         except (OSError, yaml.YAMLError, InvalidSpec) as error:
             failed = True
-            print(*(f"{path}: {line}" for line in str(error).splitlines()), sep="\n", file=sys.stderr)
+            print(*(f"{path}: {line}" for line in why(error).splitlines()), sep="\n", file=sys.stderr)
     return 1 if failed else 0
+
+
+def why(error: Exception) -> str:
+    """Give an error's words without Python's own: a file that is not there needs no number and no name twice."""
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def crd(_: argparse.Namespace) -> int:

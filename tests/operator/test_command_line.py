@@ -1,0 +1,43 @@
+"""The commands that need no cluster, as a user calls them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from support import ROOT
+
+SAMPLE = ROOT / "crds" / "samples" / "studio.yaml"
+PROGRAM = [sys.executable, "-m", "zimage_operator"]
+
+
+def run(*arguments: object, given: str = "") -> subprocess.CompletedProcess[str]:
+    command = [*PROGRAM, *map(str, arguments)]
+    environment = {"PYTHONPATH": str(ROOT / "operator"), "PATH": ""}
+    return subprocess.run(command, input=given, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    """`render … | head -1`: neither a traceback nor an exit code of failure."""
+    script = f"set -o pipefail; {' '.join(PROGRAM)} render {SAMPLE} | head -1"
+    answer = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, cwd=ROOT / "operator")
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "apiVersion: networking.k8s.io/v1\n", "")
+
+
+def test_a_file_that_is_not_there_is_said_in_one_line() -> None:
+    for command in ("render", "check"):
+        answer = run(command, "/no/such/file")
+        assert (answer.returncode, answer.stderr) == (1, "/no/such/file: No such file or directory\n")
+
+
+def test_check_names_every_mistake_and_where_it_is() -> None:
+    good = run("check", SAMPLE)
+    assert (good.returncode, good.stdout) == (0, f"{SAMPLE}: 1 ZImageService, no mistakes\n")
+    manifest = "apiVersion: zimage.dev/v1alpha1\nkind: ZImageService\nmetadata: {name: a}\nspec: {replica: 1}\n"
+    bad = run("check", "-", given=manifest)
+    assert bad.returncode == 1
+    assert "-: spec.replica: there is no such field" in bad.stderr
+
+
+def test_the_crd_is_the_committed_one() -> None:
+    assert run("crd").stdout == (ROOT / "crds" / "zimage.dev_zimageservices.yaml").read_text()
