@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 import secrets
 import time
 from collections.abc import Awaitable
@@ -16,6 +14,7 @@ from fastapi import APIRouter, Request, Response
 
 from .. import __version__
 from ..auth import Caller
+from ..blobs import BLOB, json_with_blobs
 from ..dependencies import ClientGone, Parts, TheCaller, TheParts, while_connected
 from ..engines import Made
 from ..errors import RequestTimedOut, UnsupportedMediaType, WorkerError
@@ -62,7 +61,10 @@ async def answered(order: ImageOrder, caller: Caller, parts: Parts) -> Response:
     facts = described(order, parts)
     encoded = [await parts.encoder.encode(picture, order, facts) for picture in made.pictures]
     parts.metrics.encode_seconds.observe(time.monotonic() - began)
-    return bare_answer(order, made, encoded[0]) if order.bare else json_answer(order, made, encoded)
+    if order.bare:
+        return bare_answer(order, made, encoded[0])
+    # Megabytes of base64: not on the event loop.
+    return await asyncio.to_thread(json_answer, order, made, encoded)
 
 
 async def within(seconds: int, work: Awaitable[T]) -> T:
@@ -118,10 +120,7 @@ def bare_answer(order: ImageOrder, made: Made, content: bytes) -> Response:
 
 def json_answer(order: ImageOrder, made: Made, encoded: list[bytes]) -> Response:
     """OpenAI's answer, with the seed of each image beside it."""
-    data = [
-        {"b64_json": base64.b64encode(content).decode("ascii"), "seed": picture.seed}
-        for content, picture in zip(encoded, made.pictures, strict=True)
-    ]
+    data = [{"b64_json": BLOB, "seed": picture.seed} for picture in made.pictures]
     body = {
         "created": int(time.time()),
         "background": "opaque",
@@ -131,7 +130,7 @@ def json_answer(order: ImageOrder, made: Made, encoded: list[bytes]) -> Response
         "model": MODEL_ID,
         "data": data,
     }
-    return Response(json.dumps(body), media_type="application/json")
+    return Response(json_with_blobs(body, encoded), media_type="application/json")
 
 
 class Outcome:
