@@ -8,6 +8,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -41,6 +42,8 @@ class Job:
     seed: int
     stop: threading.Event = field(default_factory=threading.Event)
     done: Future[Made] = field(default_factory=Future)
+    # The asker's: what the thread logs bears the request's id.
+    context: Context = field(default_factory=copy_context)
 
 
 def missing(path: Path) -> ModelProblem | None:
@@ -97,7 +100,8 @@ class EngineThread:
         try:
             engine = self.load()
             while engine:
-                self.work(engine, self.jobs.get())
+                job = self.jobs.get()
+                job.context.run(self.work, engine, job)
         except BaseException:
             log.critical("the engine thread died; the process ends", exc_info=True)
             self.phase = "failed"
