@@ -14,9 +14,10 @@ import pytest
 
 from raw_http import connect, read_answer, wait_closed
 from zimage_worker.connections import Connections
+from zimage_worker.deadlines import Deadlines
 from zimage_worker.logs import AccessLog
 from zimage_worker.metrics import Metrics
-from zimage_worker.protocol import Deadlines, Edge
+from zimage_worker.protocol import Edge
 from zimage_worker.server import Server, listening
 
 LARGE_BYTES = 13_000_000

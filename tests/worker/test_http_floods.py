@@ -187,6 +187,8 @@ def test_a_thousand_clients_that_leave_cost_no_memory(worker, eventually) -> Non
     assert grown < 40, f"{grown:.1f} MiB"
     assert worker.generate().status_code == 200
     assert "Traceback" not in worker.logs()
+    # Whoever was reset before he was accepted has no address any more, and no line.
+    assert not [line for line in worker.stdout.read_text().splitlines() if line.startswith((" ", "- -"))]
 
 
 def test_probes_answer_while_passwords_are_hashed_and_pictures_are_made(worker) -> None:

@@ -8,10 +8,8 @@ from __future__ import annotations
 import json
 import secrets
 import socket
-import struct
 import sys
 import time
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import h11
@@ -20,79 +18,17 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .addresses import bucket
 from .connections import Connections
+from .deadlines import Awaited, Deadlines, taken_bytes
 from .errors import BadRequest, ClientTooSlow, HeaderTooLarge, TooManyConnections, UriTooLong, WorkerError
 from .logs import AccessLog
 from .metrics import Metrics
 from .middleware import SECURITY_HEADERS
+from .strict import HEADER_MAX_BYTES, HEADER_MAX_FIELDS, TARGET_MAX_BYTES, StrictConnection
 
-HEADER_MAX_BYTES = 16 * 1024
-# Browsers send twenty, proxies add ten.
-HEADER_MAX_FIELDS = 100
-TARGET_MAX_BYTES = 4 * 1024
-# struct tcp_info of Linux: tcpi_bytes_acked, what the client's kernel has confirmed (linux/tcp.h).
-TCP_INFO_BYTES, BYTES_ACKED_OFFSET = 192, 120
 # Unsent bytes that the kernel takes from us: a slow reader costs this much, not megabytes.
 NOT_SENT_BYTES = 128 * 1024
 
 Port = Literal["api", "management"]
-# What the client has to do next; "" when it is our turn.
-Awaited = Literal["header", "idle", "body", "rest", "read", ""]
-
-
-@dataclass(frozen=True)
-class Deadlines:
-    """How long a client may take, in seconds; rates in bytes a second."""
-
-    # From the connection, or the first byte after an answer, to the end of the header. A slow line needs one.
-    header: float = 10.0
-    # Between two requests; nginx's default is 75, which only serves who holds connections.
-    idle: float = 15.0
-    # For a body, plus a second for each `body_rate` bytes that came: Apache's rule (mod_reqtimeout).
-    body: float = 20.0
-    body_rate: float = 4096.0
-    # For what a client still pours in after its answer. No byte moves this one.
-    rest: float = 20.0
-    # In each such window a reader has to take `read_rate` a second; 500 is Apache's MinRate.
-    read: float = 60.0
-    read_rate: float = 500.0
-
-
-class StrictConnection(h11.Connection):
-    """h11 refuses most of what is ambiguous; this refuses the rest."""
-
-    def next_event(self) -> Any:
-        """As h11's.
-
-        Raises:
-            h11.RemoteProtocolError: also for a header that two readers could read differently, or a huge one.
-        """
-        event = super().next_event()
-        if isinstance(event, h11.Request):
-            refuse_ambiguous(event)
-        return event
-
-
-def refuse_ambiguous(request: h11.Request) -> None:
-    """h11 takes these, and the proxy in front of us may take them otherwise.
-
-    Raises:
-        h11.RemoteProtocolError: with the status as its hint.
-    """
-    names = [name for name, _ in request.headers]
-    if len(request.target) > TARGET_MAX_BYTES:
-        raise h11.RemoteProtocolError("long target", error_status_hint=414)
-    # h11's own limit is for headers that are not complete yet; one read can bring 256 KiB.
-    if len(names) > HEADER_MAX_FIELDS or sum(map(len, (part for pair in request.headers for part in pair))) > (
-        HEADER_MAX_BYTES
-    ):
-        raise h11.RemoteProtocolError("long header", error_status_hint=431)
-    if b"transfer-encoding" in names and (b"content-length" in names or request.http_version != b"1.1"):
-        raise h11.RemoteProtocolError("two lengths")
-    # h11 takes any version; the first line of HTTP/2 is no request of ours.
-    if not request.http_version.startswith(b"1."):
-        raise h11.RemoteProtocolError("not HTTP/1")
-    if request.method == b"CONNECT" or not (request.target.startswith(b"/") or request.target == b"*"):
-        raise h11.RemoteProtocolError("not the origin form: this is no proxy")
 
 
 class Edge:
@@ -144,7 +80,11 @@ class EdgeProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """The clock runs from the connection on, not from its first byte."""
         super().connection_made(transport)
-        self.address = bucket(self.client[0]) if self.client else ""
+        if self.client is None:
+            # Reset before it was accepted: nobody reads, and no limit or log could say whose it was.
+            transport.abort()
+            return
+        self.address = bucket(self.client[0])
         option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
         if option is not None:
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, option, NOT_SENT_BYTES)
@@ -207,12 +147,12 @@ class EdgeProtocol(H11Protocol):
             self.watch_reader(now)
         elif self.awaited == "read":
             self.wait_for(self.now_awaited())
-        elif self.awaited and now - self.since > self.allowed_seconds():
+        elif self.awaited and now - self.since > self.edge.deadlines.seconds(self.awaited, self.received_bytes):
             self.too_slow()
 
     def watch_reader(self, now: float) -> None:
         """A window in which too little was taken is the last one."""
-        taken, deadlines = self.taken(), self.edge.deadlines
+        taken, deadlines = taken_bytes(self.transport), self.edge.deadlines
         if self.awaited == "read" and now - self.since <= deadlines.read:
             if taken > self.seen_bytes:
                 # Who reads goes to the end of the line of those who could be sent away.
@@ -224,22 +164,6 @@ class EdgeProtocol(H11Protocol):
             return
         self.wait_for("read")
         self.window_bytes = self.seen_bytes = taken
-
-    def taken(self) -> int:
-        """Bytes that the client's machine has confirmed; elsewhere than on Linux, what left our buffer."""
-        connected = self.transport.get_extra_info("socket")
-        if sys.platform == "linux" and connected is not None:
-            info = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
-            if len(info) >= BYTES_ACKED_OFFSET + 8:
-                return int(struct.unpack_from("Q", info, BYTES_ACKED_OFFSET)[0])
-        return -self.transport.get_write_buffer_size()
-
-    def allowed_seconds(self) -> float:
-        """For what is awaited now."""
-        deadlines = self.edge.deadlines
-        if self.awaited == "body":
-            return deadlines.body + self.received_bytes / deadlines.body_rate
-        return {"header": deadlines.header, "idle": deadlines.idle, "rest": deadlines.rest}[self.awaited]
 
     def too_slow(self) -> None:
         """Say so where anybody could still hear it."""
