@@ -20,6 +20,7 @@ from .dependencies import Parts
 from .encoding import Encoder
 from .engines import Engine, Loader, Phase
 from .engines.thread import EngineThread
+from .fetch import command as fetch
 from .files import POLL_SECONDS, SecretFiles
 from .images import side
 from .management import Management
@@ -40,8 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("serve", help="serve; the settings are ZIMAGE_* variables")
     tiny = commands.add_parser("tiny", help="write a tiny random model for trials and tests")
     tiny.add_argument("folder", type=Path, metavar="DIR")
+    fetch.add(commands)
     arguments = parser.parse_args(argv)
-    return write_tiny(arguments.folder) if arguments.command == "tiny" else serve()
+    if arguments.command == "serve":
+        return serve()
+    return write_tiny(arguments.folder) if arguments.command == "tiny" else int(arguments.run(arguments))
 
 
 def write_tiny(folder: Path) -> int:
