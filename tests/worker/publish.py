@@ -33,7 +33,7 @@ def main() -> None:
     ).save_pretrained(str(model))
     (model / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
     diffusion.save_pretrained(str(model / "transformer"), max_shard_size="500KB")
-    engine = zimage.load(model, "cpu", None, 64, lambda _phase: None)
+    engine = zimage.load(model, "cpu", None, 64, 4096, lambda _phase: None)
     made = engine.generate(parse_order(ORDER, "", Limits(4096, 50, 1)), 7, threading.Event())
     made.pictures[0].image.save(picture)
     # What must not be fetched.

@@ -24,11 +24,12 @@ from .fetch import command as fetch
 from .files import POLL_SECONDS, SecretFiles
 from .images import side
 from .management import Management
+from .manifest import check_sizes
 from .metrics import Metrics
 from .middleware import Surroundings
 from .server import Server, listening, server
 from .settings import Settings, SettingsWrong
-from .state import State
+from .state import ModelFacts, State
 
 log = logging.getLogger("zimage")
 
@@ -76,15 +77,20 @@ def serve() -> int:
     os._exit(code)
 
 
-def loader(chosen: Settings) -> Loader:
+def loader(chosen: Settings, facts: ModelFacts) -> Loader:
     """torch is imported on the engine thread, seconds after the management port answers."""
 
     def load(told: Callable[[Phase], None]) -> Engine:
+        # Before the seconds of torch: a folder that is not whole is not loaded.
+        facts.manifest_sha256 = check_sizes(chosen.model_path)
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         from .engines import zimage
 
-        side_px = side(chosen.limits)
-        return zimage.load(chosen.model_path, chosen.device, chosen.gpu_memory_bytes, side_px, told)
+        side_px, most_px = side(chosen.limits), chosen.limits.max_pixels
+        engine = zimage.load(chosen.model_path, chosen.device, chosen.gpu_memory_bytes, side_px, most_px, told)
+        if engine.placement:
+            facts.strategy, facts.largest_pixels = engine.placement.strategy, engine.placement.largest_pixels
+        return engine
 
     return load
 
@@ -132,13 +138,14 @@ class Process:
         """Wire the parts together."""
         chosen, metrics = self.settings, Metrics()
         files = SecretFiles(chosen)
-        engine = EngineThread(chosen.model_path, loader(chosen), lambda: self.crashed(loop))
+        facts = ModelFacts()
+        engine = EngineThread(chosen.model_path, loader(chosen, facts), lambda: self.crashed(loop))
         if chosen.auth_mode == "None":
             log.warning("AUTHENTICATION IS OFF: ZIMAGE_AUTH_MODE is None, everybody who reaches the port is served")
         rates = (chosen.rate_limit_per_minute, chosen.rate_limit_burst, time.monotonic)
         return Parts(
             settings=chosen,
-            state=State(chosen, engine, files),
+            state=State(chosen, engine, files, facts=facts),
             gate=Gate(files, chosen.auth_mode == "Basic", metrics, time.monotonic),
             addresses=RateLimit(*rates),
             users=RateLimit(*rates),

@@ -43,6 +43,7 @@ def fetch(source: Source, target: Path, progress: Progress) -> Fetched:
     """
     with disk(target):
         staging = Staging(target, source.repo, source.revision)
+        staging.ensure_movable()
         known, intact = existing(target, source, progress)
         if known and all(intact.values()):
             shutil.rmtree(staging.root, ignore_errors=True)

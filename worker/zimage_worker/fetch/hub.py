@@ -43,7 +43,6 @@ SILENCE_SECONDS = 30.0
 # 2, 4, 8 … s between tries; a hub that says Retry-After is obeyed up to the second figure.
 FIRST_WAIT_SECONDS = 2.0
 LONGEST_WAIT_SECONDS = 300.0
-PIECE_BYTES = 1024 * 1024
 DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 
 
@@ -145,7 +144,7 @@ class Hub:
         def read() -> bytes:
             content = b""
             with self.stream(file.path, {"Range": f"bytes=0-{count - 1}"}) as response:
-                for piece in response.iter_bytes(PIECE_BYTES):
+                for piece in response.iter_bytes():
                     content += piece
                     if len(content) >= count:
                         break
@@ -177,7 +176,7 @@ class Hub:
                 told(-offset)
                 offset = 0
             with partial.open("ab" if offset else "wb") as writing:
-                for piece in response.iter_bytes(PIECE_BYTES):
+                for piece in response.iter_bytes():
                     offset += len(piece)
                     if offset > file.size_bytes:
                         raise ChecksumMismatch(f"{self.host} sends more of {file.path} than it promised; try again")
@@ -207,9 +206,11 @@ class Hub:
             yield
         except HfHubHTTPError as error:
             raise self.refusal(error.response, "") from None
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
+            how = "check --endpoint, DNS and that egress is allowed"
+            raise NotNow(f"cannot reach {self.host}: {first_line(error)}; {how}") from None
         except httpx2.TransportError as error:
-            why = (str(error).splitlines() or [""])[0] or type(error).__name__
-            raise NotNow(f"cannot reach {self.host}: {why}; check --endpoint, DNS and that egress is allowed") from None
+            raise NotNow(f"the connection to {self.host} broke off: {first_line(error)}; try again") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, TypeError, KeyError) as error:
             raise HubUnavailable(f"{self.host} does not speak the Hub's protocol ({type(error).__name__})") from None
 
@@ -260,6 +261,11 @@ class Hub:
             raise error
         log.warning("%s; again in %.0f s", error, seconds)
         time.sleep(seconds)
+
+
+def first_line(error: Exception) -> str:
+    """Why, in one line."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 def size(path: Path) -> int:

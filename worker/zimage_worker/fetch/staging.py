@@ -57,6 +57,15 @@ class Staging:
         self.files, self.partials, self.journal = self.root / "files", self.root / "partial", self.root / "journal"
         self.done: dict[str, Entry] = {}
 
+    def ensure_movable(self) -> None:
+        """A folder that can be renamed into place in the end.
+
+        Raises:
+            TargetNotWritable: it is where a disk is mounted.
+        """
+        if self.target.is_mount():
+            raise disk_error(OSError(errno.EBUSY, "", str(self.target)), self.target)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One fetch at a time; the kernel frees the lock of a process that was killed.
@@ -64,8 +73,6 @@ class Staging:
         Raises:
             TargetInUse: another one is at work.
         """
-        if self.target.is_mount():
-            raise disk_error(OSError(errno.EBUSY, "", str(self.target)), self.target)
         for folder in (self.files, self.partials):
             folder.mkdir(parents=True, exist_ok=True)
         with (self.root / "lock").open("w") as lock:
