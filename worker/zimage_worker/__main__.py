@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import __version__, logs, settings
+from . import plan_command as plan
 from .admission import FairQueue, RateLimit
 from .app import create_app
 from .credentials import Gate
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tiny = commands.add_parser("tiny", help="write a tiny random model for trials and tests")
     tiny.add_argument("folder", type=Path, metavar="DIR")
     fetch.add(commands)
+    plan.add(commands)
     arguments = parser.parse_args(argv)
     if arguments.command == "serve":
         return serve()

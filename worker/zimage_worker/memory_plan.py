@@ -210,7 +210,7 @@ def decode_pixel_bytes(shape: ModelShape) -> int:
     """A pixel in the VAE's decoder: three tensors as wide as a block's input, or five of its output."""
     wide = [*shape.vae_channels, shape.vae_channels[-1]]
     live = (max(3 * before, 5 * after) for after, before in pairwise(wide))
-    return max(NUMBER_BYTES * numbers // 2 ** (2 * level) for level, numbers in enumerate(live))
+    return max((NUMBER_BYTES * numbers) >> (2 * level) for level, numbers in enumerate(live))
 
 
 def decode_activations_bytes(shape: ModelShape, work: Work, tiled: bool) -> int:

@@ -115,3 +115,11 @@ def place(pipeline: Any, device: str, placement: Placement | None) -> None:
         pipeline.vae.enable_tiling()
         # Its own tiles are 1024 px, which saves nothing at the usual size.
         pipeline.vae.tile_sample_min_size, pipeline.vae.tile_latent_min_size = TILE_PX, TILE_PX // 8
+
+
+def device_facts() -> tuple[str, int, int] | None:
+    """Name, free and total bytes of the first GPU; None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    free, total = torch.cuda.mem_get_info(0)
+    return torch.cuda.get_device_name(0), free, total
