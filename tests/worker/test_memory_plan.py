@@ -66,9 +66,10 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("oracle") / "model"
     questions = [question(shape, case) for shape in (Z_IMAGE, OTHER) for case in CASES]
     done = subprocess.run(
-        [sys.executable, ROOT / "tests/worker/oracle.py"],
+        [sys.executable, ROOT / "tests/memory_oracle.py"],
         input=json.dumps({"questions": questions, "folder": str(folder)}),
-        env={**os.environ, "PYTHONPATH": str(ROOT / "worker"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "worker"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+             "CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.PIPE, text=True, check=True, timeout=280,
     )  # fmt: skip
     return {**json.loads(done.stdout), "folder": folder}
@@ -251,7 +252,6 @@ def test_the_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--gpu-memory", "24Gi", "--size", "8192x8192"], 1, "refuse: does not fit; the largest square that does is"),
         (["--gpu-memory", "8Gi"], 1, "refuse: no picture fits"),
-        (["--gpu-memory", "24Gi", "--check"], 3, "there is no GPU here"),
         (["--gpu-memory", "24 GB"], 2, "24Gi"),
         (["--gpu-memory", "24Gi", "--size", "1000x1000"], 2, "multiples of 16"),
         (["--gpu-memory", "24Gi", "--batch", "0"], 2, "from 1"),
@@ -259,16 +259,16 @@ def test_the_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_what_the_command_answers(given: list[str], code: int, says: str, capfd: pytest.CaptureFixture[str]) -> None:
-    if "--check" in given:
-        # The only case that needs torch; in a process of its own.
-        environ = {**os.environ, "PYTHONPATH": str(ROOT / "worker"), "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run([sys.executable, "-m", "zimage_worker", "plan", *given], env=environ, check=False)
-        found = done.returncode
-    else:
-        try:
-            found = main(["plan", *given])
-        except SystemExit as error:
-            found = int(str(error.code))
+    try:
+        found = main(["plan", *given])
+    except SystemExit as error:
+        found = int(str(error.code))
     assert found == code
     out = capfd.readouterr()
     assert says in out.out + out.err
+
+
+def test_without_a_gpu_the_check_says_so(oracle: dict[str, Any]) -> None:
+    code, shown = oracle["check"]
+    assert code == 3
+    assert "there is no GPU here, so nothing was checked" in shown

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.hooks import apply_group_offloading
 
 from ..memory_plan import CONTEXT_BYTES, GIB, TILE_PX, TOKEN_PX, ModelShape, Plan, Strategy, Work, plan
 from ..shape_files import ShapeUnknown, shape_in
@@ -107,6 +106,9 @@ def place(pipeline: Any, device: str, placement: Placement | None) -> None:
     elif strategy is Strategy.ENCODER_OFFLOAD:
         pipeline.transformer.to(device)
         pipeline.vae.to(device)
+        # Here, so that `plan --check` need not import all of diffusers.
+        from diffusers.hooks import apply_group_offloading
+
         # Layer by layer, and the pipeline's execution device is found through its hooks.
         apply_group_offloading(pipeline.text_encoder, torch.device(device), offload_type="leaf_level")
     else:

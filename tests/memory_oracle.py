@@ -1,13 +1,15 @@
 """The memory plan's oracle: the real configuration run on fake tensors, every living storage counted.
 
-oracle.py < questions.json > answers.json. A program of its own: torch stays out of the tests' process.
+memory_oracle.py < questions.json > answers.json. A program of its own: torch stays out of the tests' process.
 Parameters are not counted; storages are rounded to 512 B as CUDA's allocator does. The device is a
 fake CPU: a CPU build makes no fake CUDA tensors, and `meta` would choose quadratic attention.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import json
 import logging
 import sys
@@ -24,6 +26,7 @@ from torch.utils._pytree import tree_iter
 from transformers import Qwen3Config, Qwen3Model
 
 from zimage_worker import tiny
+from zimage_worker.__main__ import main
 from zimage_worker.engines import Stopped, placement, zimage
 from zimage_worker.images import parse_order
 from zimage_worker.memory_plan import GIB, Z_IMAGE, ModelShape, Strategy
@@ -202,4 +205,8 @@ if __name__ == "__main__":
     out = {"peaks": answer(asked["questions"])}
     if "folder" in asked:
         out["placements"] = placements(Path(asked["folder"]))
+        shown = io.StringIO()
+        with contextlib.redirect_stdout(shown):
+            out["check"] = [main(["plan", "--gpu-memory", "24Gi", "--check"]), shown]
+        out["check"][1] = shown.getvalue()
     json.dump(out, sys.stdout)
