@@ -76,7 +76,7 @@ def vae(shape: ModelShape) -> Any:
         down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks,
         block_out_channels=shape.vae_channels, layers_per_block=shape.vae_layers, sample_size=1024,
         latent_channels=shape.latent_channels, norm_num_groups=min(32, shape.vae_channels[0] // 2),
-        use_quant_conv=False, use_post_quant_conv=False,
+        use_quant_conv=False, use_post_quant_conv=False, scaling_factor=0.3611, shift_factor=0.1159,
     )  # fmt: skip
 
 

@@ -59,9 +59,8 @@ def built(shape: ModelShape, device: str) -> tuple[Any, ModelShape]:
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(device):
-        diffusion, decoder, encoder = (
-            make(shape).eval() for make in (memory_oracle.transformer, memory_oracle.vae, memory_oracle.encoder)
-        )
+        makers = (memory_oracle.transformer, memory_oracle.vae, memory_oracle.encoder)
+        diffusion, decoder, encoder = (make(shape).eval() for make in makers)
     torch.set_default_dtype(torch.float32)
     scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=3.0, use_dynamic_shifting=False)
     pipeline = ZImagePipeline(
