@@ -676,3 +676,28 @@ def wait(what: Callable[[], object], seconds: float = 60) -> None:
     while not what():
         assert time.monotonic() < until, "not within 60 s"
         time.sleep(0.02)
+
+
+def test_serve_does_not_load_a_folder_that_is_not_whole(hub: HubServer, tmp_path: Path) -> None:
+    from zimage_worker.__main__ import loader
+    from zimage_worker.settings import parse
+    from zimage_worker.state import ModelFacts
+
+    run(hub, tmp_path / "model")
+    assert len(manifest.check_sizes(tmp_path / "model")) == 64
+    shutil.copytree(tmp_path / "model", tmp_path / "by hand")
+    (tmp_path / "by hand" / manifest.NAME).unlink()
+    assert manifest.check_sizes(tmp_path / "by hand") == ""
+    with (tmp_path / "model" / SHARD).open("r+b") as file:
+        file.truncate(1000)
+    environ = {"ZIMAGE_AUTH_MODE": "None", "ZIMAGE_ALLOWED_HOSTS": "*", "ZIMAGE_MODEL_PATH": str(tmp_path / "model")}
+    facts = ModelFacts()
+    with pytest.raises(manifest.ManifestWrong, match="has 1000 bytes"):
+        loader(parse(environ), facts)(lambda _phase: None)
+    assert facts.manifest_sha256 == ""
+    (tmp_path / "model" / SHARD).unlink()
+    with pytest.raises(manifest.ManifestWrong, match="missing"):
+        manifest.check_sizes(tmp_path / "model")
+    (tmp_path / "model" / manifest.NAME).write_text('{"format": 1, "files": {"../x": {}}}')
+    with pytest.raises(manifest.ManifestWrong, match="damaged"):
+        manifest.check_sizes(tmp_path / "model")
