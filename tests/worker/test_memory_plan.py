@@ -37,6 +37,8 @@ OTHER = ModelShape(
     encoder_intermediate=1536, encoder_layers=8, encoder_heads=8, encoder_kv_heads=4, encoder_head_dim=64,
     vocabulary=1000, vae_channels=(64, 128, 256, 256), vae_layers=2, latent_channels=16,
 )  # fmt: skip
+# The oracle takes 20 s on an idle machine, and many times that where a cluster is built beside it.
+pytestmark = pytest.mark.timeout(900)
 # kind, width, height, batch, tokens, tiled
 CASES = [
     ("denoise", 512, 512, 1, 20, False),
@@ -54,6 +56,13 @@ CASES = [
     ("encode", 0, 0, 1, 1024, False),
 ]
 
+# The second shape only where it could differ: once a stage.
+OTHER_CASES = {CASES[1], CASES[5], CASES[8], CASES[11]}
+
+
+def asked_of(shape: ModelShape) -> list[tuple[Any, ...]]:
+    return CASES if shape is Z_IMAGE else [case for case in CASES if case in OTHER_CASES]
+
 
 def question(shape: ModelShape, case: tuple[Any, ...]) -> dict[str, Any]:
     name = "Z-Image" if shape is Z_IMAGE else json.dumps(asdict(shape))
@@ -64,13 +73,13 @@ def question(shape: ModelShape, case: tuple[Any, ...]) -> dict[str, Any]:
 def oracle(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One process for all that needs torch."""
     folder = tmp_path_factory.mktemp("oracle") / "model"
-    questions = [question(shape, case) for shape in (Z_IMAGE, OTHER) for case in CASES]
+    questions = [question(shape, case) for shape in (Z_IMAGE, OTHER) for case in asked_of(shape)]
     done = subprocess.run(
         [sys.executable, ROOT / "tests/memory_oracle.py"],
         input=json.dumps({"questions": questions, "folder": str(folder)}),
         env={**os.environ, "PYTHONPATH": str(ROOT / "worker"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
              "CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.PIPE, text=True, check=True, timeout=280,
+        stdout=subprocess.PIPE, text=True, check=True, timeout=800,
     )  # fmt: skip
     return {**json.loads(done.stdout), "folder": folder}
 
@@ -85,7 +94,7 @@ def predicted(shape: ModelShape, case: tuple[Any, ...]) -> int:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_closed_form_is_within_two_percent_of_fake_tensors(oracle: dict[str, Any], case: tuple[Any, ...]) -> None:
-    for shape in (Z_IMAGE, OTHER):
+    for shape in [each for each in (Z_IMAGE, OTHER) if case in asked_of(each)]:
         wanted = question(shape, case)
         (found,) = (each for each in oracle["peaks"] if all(each[key] == value for key, value in wanted.items()))
         assert predicted(shape, case) == pytest.approx(found["peak"], rel=0.02), wanted["shape"]
