@@ -43,6 +43,12 @@ check: install ## Style, types, imports, generated files
 generate: install ## The CRD and everything else that is made from the code
 	@$(BIN)/python tools/generate.py
 
+bench-model: install ## Cold load of a re-saved model, and the memory plan against fake tensors
+	@PYTHONPATH=worker:tests OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_model.py
+
+bench-gpu: install ## On a CUDA machine: memory against the plan, seconds against the roofline, 50 pictures
+	@PYTHONPATH=worker:tests $(BIN)/python tests/bench/bench_gpu.py
+
 lock: ## Compile requirements/*.txt again from pyproject.toml (needs uv)
 	@$(BIN)/python tools/lock.py
 
@@ -61,4 +67,4 @@ control-plane-down: ## Ends what `make control-plane` started
 clean: ## Removes .venv and build leftovers (the cache outside the tree stays)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install demo test test-unit bench-operator check generate lock cluster cluster-down control-plane control-plane-down clean
+.PHONY: help install demo test test-unit bench-operator check generate bench-model bench-gpu lock cluster cluster-down control-plane control-plane-down clean

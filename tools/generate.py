@@ -21,8 +21,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def outputs() -> dict[Path, str]:
     """Give every generated file with what it has to hold."""
-    crd = {ROOT / "crds" / f"{GROUP}_{PLURAL}.yaml": document(definition())}
-    return {**crd, ROOT / "docs" / "reference" / "worker-metrics.md": worker_metrics.page(), **goldens()}
+    return {
+        ROOT / "crds" / f"{GROUP}_{PLURAL}.yaml": document(definition()),
+        ROOT / "docs/reference/worker-metrics.md": worker_metrics.page(),
+        ROOT / "operator/zimage_operator/memory_plan.py": copied(ROOT / "worker/zimage_worker/memory_plan.py"),
+        **goldens(),
+    }
 
 
 def goldens() -> dict[Path, str]:
@@ -34,6 +38,12 @@ def goldens() -> dict[Path, str]:
 def children(path: Path) -> str:
     """Give the children of one resource as YAML documents, in the order of application."""
     return "---\n".join(document(item) for item in rendered(yaml.safe_load(path.read_text()), CONTROLLER))
+
+
+def copied(source: Path) -> str:
+    """Give a module for the other package: they never import each other, and one closed form is enough."""
+    head = f"# Generated from {source.relative_to(ROOT)} by tools/generate.py: edit that one, then `make generate`.\n"
+    return head + source.read_text()
 
 
 def main() -> int:

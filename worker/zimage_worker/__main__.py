@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import __version__, logs, loop_lag, settings
+from . import plan_command as plan
 from .admission import FairQueue, RateLimit
 from .app import create_app, paths
 from .credentials import Gate
@@ -20,15 +21,17 @@ from .dependencies import Parts
 from .encoding import Encoder
 from .engines import Engine, Loader, Phase
 from .engines.thread import EngineThread
+from .fetch import command as fetch
 from .files import POLL_SECONDS, SecretFiles
 from .images import side
 from .management import Management
+from .manifest import check_sizes
 from .metrics import Metrics
 from .middleware import Envelope, Quiet, Surroundings
 from .protocol import Edge, Port
 from .server import Server, connections_max, listening
 from .settings import Settings, SettingsWrong
-from .state import State
+from .state import ModelFacts, State
 from .visible import words_of
 
 log = logging.getLogger("zimage")
@@ -42,8 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("serve", help="serve; the settings are ZIMAGE_* variables")
     tiny = commands.add_parser("tiny", help="write a tiny random model for trials and tests")
     tiny.add_argument("folder", type=Path, metavar="DIR")
+    fetch.add(commands)
+    plan.add(commands)
     arguments = parser.parse_args(argv)
-    return write_tiny(arguments.folder) if arguments.command == "tiny" else serve()
+    if arguments.command == "serve":
+        return serve()
+    return write_tiny(arguments.folder) if arguments.command == "tiny" else int(arguments.run(arguments))
 
 
 def write_tiny(folder: Path) -> int:
@@ -74,15 +81,20 @@ def serve() -> int:
     os._exit(code)
 
 
-def loader(chosen: Settings) -> Loader:
+def loader(chosen: Settings, facts: ModelFacts) -> Loader:
     """torch is imported on the engine thread, seconds after the management port answers."""
 
     def load(told: Callable[[Phase], None]) -> Engine:
+        # Before the seconds of torch: a folder that is not whole is not loaded.
+        facts.manifest_sha256 = check_sizes(chosen.model_path)
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         from .engines import zimage
 
-        side_px = side(chosen.limits)
-        return zimage.load(chosen.model_path, chosen.device, chosen.gpu_memory_bytes, side_px, told)
+        side_px, most_px = side(chosen.limits), chosen.limits.max_pixels
+        engine = zimage.load(chosen.model_path, chosen.device, chosen.gpu_memory_bytes, side_px, most_px, told)
+        if engine.placement:
+            facts.strategy, facts.largest_pixels = engine.placement.strategy, engine.placement.largest_pixels
+        return engine
 
     return load
 
@@ -136,13 +148,14 @@ class Process:
         """Wire the parts together."""
         chosen, metrics = self.settings, Metrics()
         files = SecretFiles(chosen)
-        engine = EngineThread(chosen.model_path, loader(chosen), lambda: self.crashed(loop))
+        facts = ModelFacts()
+        engine = EngineThread(chosen.model_path, loader(chosen, facts), lambda: self.crashed(loop))
         if chosen.auth_mode == "None":
             log.warning("AUTHENTICATION IS OFF: ZIMAGE_AUTH_MODE is None, everybody who reaches the port is served")
         rates = (chosen.rate_limit_per_minute, chosen.rate_limit_burst, time.monotonic)
         return Parts(
             settings=chosen,
-            state=State(chosen, engine, files),
+            state=State(chosen, engine, files, facts=facts),
             gate=Gate(files, chosen.auth_mode == "Basic", metrics, time.monotonic),
             addresses=RateLimit(*rates),
             users=RateLimit(*rates),

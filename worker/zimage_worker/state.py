@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import __version__
@@ -10,10 +10,22 @@ from .engines import Phase
 from .engines.thread import EngineThread
 from .errors import NotReady
 from .files import SecretFiles
-from .settings import Settings
+from .settings import Limits, Settings
 
 # Until the next replica or the model is there; a guess.
 RETRY_SECONDS = 10
+
+
+@dataclass
+class ModelFacts:
+    """What the loader learned; the engine thread writes, everybody reads."""
+
+    # "" before the first load, and where nobody fetched the folder.
+    manifest_sha256: str = ""
+    # Of the memory plan; "" on a CPU, where there is none.
+    strategy: str = ""
+    # The largest picture that fits into the GPU's memory; None: only the settings limit it.
+    largest_pixels: int | None = None
 
 
 @dataclass
@@ -26,6 +38,13 @@ class State:
     draining: bool = False
     # Set once the API's socket listens.
     listening: bool = field(default=False)
+    facts: ModelFacts = field(default_factory=ModelFacts)
+
+    @property
+    def limits(self) -> Limits:
+        """What a request may ask: the settings, or less where the GPU is smaller than they think."""
+        limits, largest = self.settings.limits, self.facts.largest_pixels
+        return limits if largest is None else replace(limits, max_pixels=min(limits.max_pixels, largest))
 
     @property
     def phase(self) -> Phase:
@@ -76,11 +95,12 @@ def posture(state: State) -> dict[str, Any]:
         "model": {
             "path": str(settings.model_path),
             "revision": settings.model_revision,
-            "manifestSha256": "",
+            "manifestSha256": state.facts.manifest_sha256,
+            "strategy": state.facts.strategy,
             "problems": [{"reason": problem.reason, "message": problem.message}] if problem else [],
         },
         "limits": {
-            "maxPixels": settings.limits.max_pixels,
+            "maxPixels": state.limits.max_pixels,
             "maxSteps": settings.limits.max_steps,
             "maxImages": settings.limits.max_images,
             "queueLength": settings.queue_length,

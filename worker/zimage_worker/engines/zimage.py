@@ -21,7 +21,8 @@ from transformers.utils import logging as transformers_logging
 
 from ..errors import BadRequest
 from ..images import ImageOrder, Picture
-from . import Engine, EngineBroken, Made, Memory, Phase, Stopped
+from . import EngineBroken, Made, Memory, Phase, Stopped
+from .placement import Placement, place, placement_on
 
 # The encoder pads to one of these; 512 is the pipeline's own. The position table (1536, of which
 # the frame axis takes a little) ends before the next one.
@@ -39,9 +40,10 @@ def chosen_device(wanted: str) -> str:
 class ZImageEngine:
     """One pipeline on one device."""
 
-    def __init__(self, pipeline: Any, device: str) -> None:
+    def __init__(self, pipeline: Any, device: str, placement: Placement | None = None) -> None:
         self.pipeline = pipeline
         self.device = device
+        self.placement = placement
 
     def generate(self, order: ImageOrder, seed: int, stop: threading.Event) -> Made:
         """All pictures of an order, one after the other: a batch would change their bytes.
@@ -88,6 +90,10 @@ class ZImageEngine:
                     max_sequence_length=longest,
                     callback_on_step_end=after_step,
                 )
+        except Stopped:
+            # The way out skips the pipeline's own end, which moves offloaded models back.
+            self.pipeline.maybe_free_model_hooks()
+            raise
         except torch.OutOfMemoryError:
             # Not poisoned: give the pieces back and let the caller see a failed request.
             gc.collect()
@@ -122,27 +128,37 @@ class ZImageEngine:
 
 
 def load(
-    path: Path, device: str, gpu_memory_bytes: int | None, warm_up_side_px: int, told: Callable[[Phase], None]
-) -> Engine:
-    """Read the model, move it to its device and make one picture for nobody."""
+    path: Path,
+    device: str,
+    gpu_memory_bytes: int | None,
+    warm_up_side_px: int,
+    most_pixels: int,
+    told: Callable[[Phase], None],
+) -> ZImageEngine:
+    """Read the model, move it to its device and make one picture for nobody.
+
+    Raises:
+        DoesNotFit: the GPU is too small for the model.
+    """
     # Their progress bars are no JSON lines.
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     told("load")
     target = chosen_device(device)
-    if gpu_memory_bytes and target.startswith("cuda"):
-        share = gpu_memory_bytes / torch.cuda.get_device_properties(target).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, share), target)
+    placement = placement_on(path, target, gpu_memory_bytes, most_pixels)
     pipeline = ZImagePipeline.from_pretrained(
         # "auto" would mean float32 silently; pickles are never read, nothing is downloaded.
         str(path),
         dtype=torch.bfloat16,
         local_files_only=True,
         use_safetensors=True,
-    ).to(target)
+    )
+    place(pipeline, target, placement)
     pipeline.set_progress_bar_config(disable=True)
     told("warm-up")
-    engine = ZImageEngine(pipeline, target)
+    engine = ZImageEngine(pipeline, target, placement)
+    if placement:
+        warm_up_side_px = min(warm_up_side_px, placement.largest_side_px)
     engine.generate(warm_up_order(warm_up_side_px), 0, threading.Event())
     return engine
 

@@ -45,7 +45,7 @@ async def ordered(request: Request, parts: Parts) -> ImageOrder:
         raise UnsupportedMediaType("Send the body as Content-Type: application/json.", param="content-type")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("Send the body uncompressed.", param="content-encoding")
-    return parse_order(await request.body(), request.headers.get("accept", ""), parts.settings.limits)
+    return parse_order(await request.body(), request.headers.get("accept", ""), parts.state.limits)
 
 
 async def answered(order: ImageOrder, caller: Caller, parts: Parts) -> Response:
