@@ -26,7 +26,7 @@ class Breaking(FakeEngine):
         super().__init__()
         self.error = error
 
-    def generate(self, order, seed, stop):
+    def generate(self, order, seed, stop, told):
         raise self.error
 
 

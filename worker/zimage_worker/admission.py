@@ -10,6 +10,8 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
 
 from .errors import QueueFull, RateLimited
 
@@ -57,6 +59,15 @@ class RateLimit:
             self.buckets.popitem(last=False)
 
 
+@dataclass(eq=False)
+class Place:
+    """Somebody who waits; `moved` hears of each new position, 1 for the next."""
+
+    turn: asyncio.Future[None]
+    moved: Callable[[int], None] | None
+    position: int = 0
+
+
 class FairQueue:
     """One turn at a time; at most `length` wait; users take turns round-robin."""
 
@@ -65,7 +76,7 @@ class FairQueue:
         self.clock = clock
         self.busy = False
         # The order of keys is the order of turns: who had one goes to the end.
-        self.waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self.waiting: OrderedDict[str, deque[Place]] = OrderedDict()
         self.seconds = FIRST_ESTIMATE_SECONDS
 
     @property
@@ -77,44 +88,62 @@ class FairQueue:
         """When a place may be free: one turn, as they have lasted lately."""
         return max(1, math.ceil(self.seconds))
 
+    def in_order(self) -> list[Place]:
+        """All who wait, the next one first: the first of each user, then the second of each, …"""
+        rounds = zip_longest(*self.waiting.values())
+        return [place for each in rounds for place in each if place is not None]
+
+    def tell(self) -> None:
+        """Tell everybody whose place has changed, at most once each."""
+        if not any(place.moved for line in self.waiting.values() for place in line):
+            return
+        for position, place in enumerate(self.in_order(), start=1):
+            if place.moved and place.position != position:
+                place.position = position
+                place.moved(position)
+
     @asynccontextmanager
-    async def turn(self, user: str) -> AsyncIterator[None]:
+    async def turn(self, user: str, moved: Callable[[int], None] | None = None) -> AsyncIterator[None]:
         """Hold the GPU for the length of the block.
 
         Raises:
             QueueFull: at once, before any wait.
         """
         if self.busy:
-            await self.wait(user)
+            await self.wait(user, moved)
         self.busy = True
         began = self.clock()
         try:
+            if moved:
+                moved(0)
             yield
         finally:
             # A running mean over some ten turns.
             self.seconds += (self.clock() - began - self.seconds) / 10
             self.next()
 
-    async def wait(self, user: str) -> None:
+    async def wait(self, user: str, moved: Callable[[int], None] | None) -> None:
         """Stand in line; leaving it frees the place."""
         if self.waiting_count >= self.length:
             raise QueueFull(
                 f"All {self.length} places of the queue are taken; try again later.",
                 retry_after_seconds=self.retry_after(),
             )
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        place = Place(asyncio.get_running_loop().create_future(), moved)
         line = self.waiting.setdefault(user, deque())
         line.append(place)
+        self.tell()
         try:
-            await place
+            await place.turn
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
+            if place.turn.done() and not place.turn.cancelled():
                 # It was handed the turn in the same moment: pass it on.
                 self.next()
             elif place in line:
                 line.remove(place)
                 if not line and self.waiting.get(user) is line:
                     del self.waiting[user]
+                self.tell()
             raise
 
     def next(self) -> None:
@@ -124,7 +153,8 @@ class FairQueue:
             place = line.popleft()
             if line:
                 self.waiting[user] = line
-            if not place.done():
-                place.set_result(None)
+            if not place.turn.done():
+                place.turn.set_result(None)
+                self.tell()
                 return
         self.busy = False

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from PIL.Image import Image, Resampling
 from PIL.PngImagePlugin import PngInfo
 
 from .images import ImageOrder, Picture
@@ -31,6 +32,14 @@ def encoded(picture: Picture, order: ImageOrder, facts: Mapping[str, str]) -> by
     return out.getvalue()
 
 
+def enlarged(preview: Image, order: ImageOrder) -> bytes:
+    """A preview in the size and format of the order, so that a client can put one in the other's place."""
+    out = io.BytesIO()
+    full = preview.resize((order.width_px, order.height_px), Resampling.BICUBIC)
+    full.save(out, order.format.upper(), **({"compress_level": PNG_LEVEL} if order.format == "png" else {}))
+    return out.getvalue()
+
+
 class Encoder:
     """Two threads: one picture is encoded while another is, and the GPU goes on."""
 
@@ -40,3 +49,7 @@ class Encoder:
     async def encode(self, picture: Picture, order: ImageOrder, facts: Mapping[str, str]) -> bytes:
         """The bytes of one picture."""
         return await asyncio.get_running_loop().run_in_executor(self.pool, encoded, picture, order, facts)
+
+    async def preview(self, preview: Image, order: ImageOrder) -> bytes:
+        """The bytes of a preview."""
+        return await asyncio.get_running_loop().run_in_executor(self.pool, enlarged, preview, order)

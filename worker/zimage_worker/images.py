@@ -40,9 +40,9 @@ IGNORED: Mapping[str, tuple[object, ...]] = {
     "background": ("auto", "opaque"),
     "moderation": ("auto", "low"),
     "style": ("vivid", "natural"),
-    "stream": (False,),
-    "partial_images": (0,),
 }
+# OpenAI's own bound.
+PARTIAL_IMAGES_MAX = 3
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,19 @@ class ImageOrder:
     format: Format
     compression: int | None
     bare: bool
+    stream: bool
+    partial_images: int
+    progress: bool
 
     @property
     def size(self) -> str:
         """As OpenAI writes it."""
         return f"{self.width_px}x{self.height_px}"
+
+    @property
+    def events(self) -> str:
+        """How the names of its events begin."""
+        return "image_generation"
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,37 @@ class Picture:
 
     image: Image
     seed: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step is done: number `step` (from 1) of `steps`, of image `image` (from 0).
+
+    `preview` is a coarse picture of what is coming, an eighth of the size, at the steps that
+    were asked for; `partial` is its number.
+    """
+
+    image: int
+    step: int
+    steps: int
+    preview: Image | None = None
+    partial: int = 0
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The order's place in the queue: 1 is next, 0 has the GPU."""
+
+    position: int
+
+
+Progress = Step | Picture | Moved
+
+
+def partial_steps(partial_images: int, steps: int) -> list[int]:
+    """After which steps a preview is made: spread evenly, never after the last; fewer where steps are few."""
+    wanted = {round(steps * (number + 1) / (partial_images + 1)) for number in range(partial_images)}
+    return sorted(wanted - {0, steps})
 
 
 def refuse(param: str, message: str) -> NoReturn:
@@ -143,6 +182,13 @@ class Fields:
             refuse(name, f"it must lie between 0 and {high:g}")
         return float(value)
 
+    def flag(self, name: str) -> bool:
+        """true or false; false where it is not given."""
+        value = self.left.pop(name, False)
+        if not isinstance(value, bool):
+            refuse(name, "it must be true or false")
+        return value
+
     def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
         """One of the given words."""
         value = self.left.pop(name, default)
@@ -210,6 +256,19 @@ def chosen_format(fields: Fields, accept: str) -> tuple[Format, bool]:
     return next(each for each in FORMATS if each == name), wanted is not None
 
 
+def streamed(fields: Fields, bare: bool) -> tuple[bool, int, bool]:
+    """`stream`, `partial_images` and our `progress`; the last two are for streams alone."""
+    stream, partial_images = fields.flag("stream"), fields.whole("partial_images", 0, 0, PARTIAL_IMAGES_MAX) or 0
+    progress = fields.flag("progress")
+    if stream and bare:
+        refuse("stream", "a bare image cannot be streamed; ask for application/json or text/event-stream")
+    if partial_images and not stream:
+        refuse("partial_images", "it is for stream: true only")
+    if progress and not stream:
+        refuse("progress", "it is for stream: true only")
+    return stream, partial_images, progress
+
+
 def parse_order(body: bytes, accept: str, limits: Limits) -> ImageOrder:
     """The request's body as an order.
 
@@ -233,6 +292,7 @@ def parse_order(body: bytes, accept: str, limits: Limits) -> ImageOrder:
     compression = fields.whole("output_compression", None, 0, 100)
     if compression not in {None, 100} and kind == "png":
         refuse("output_compression", "it is for jpeg and webp only")
+    stream, partial_images, progress = streamed(fields, bare)
     order = ImageOrder(
         prompt=prompt,
         negative_prompt=fields.text("negative_prompt", "", PROMPT_MAX_CHARACTERS),
@@ -245,6 +305,9 @@ def parse_order(body: bytes, accept: str, limits: Limits) -> ImageOrder:
         format=kind,
         compression=compression,
         bare=bare,
+        stream=stream,
+        partial_images=partial_images,
+        progress=progress,
     )
     fields.ignored()
     fields.nothing_left()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from ..images import ImageOrder, Picture
+from ..images import ImageOrder, Picture, Progress
 
 Phase = Literal["import", "load", "warm-up", "ready", "failed", "draining"]
 
@@ -41,10 +41,14 @@ class Memory:
     peak_bytes: int = 0
 
 
+# Called on the engine thread, after each step and for each finished picture; must be quick.
+Told = Callable[[Progress], None]
+
+
 class Engine(Protocol):
     """A loaded model."""
 
-    def generate(self, order: ImageOrder, seed: int, stop: threading.Event) -> Made:
+    def generate(self, order: ImageOrder, seed: int, stop: threading.Event, told: Told) -> Made:
         """Make the pictures, with seeds `seed`, `seed + 1`, …; look at `stop` after each step."""
         ...
 

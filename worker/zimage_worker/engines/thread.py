@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import GenerationFailed, WorkerError
-from ..images import ImageOrder
-from . import Engine, EngineBroken, Loader, Made, Memory, Phase, Stopped
+from ..images import ImageOrder, Progress
+from . import Engine, EngineBroken, Loader, Made, Memory, Phase, Stopped, Told
 
 log = logging.getLogger("zimage.engine")
 
@@ -39,6 +39,7 @@ class Job:
 
     order: ImageOrder
     seed: int
+    told: Told
     stop: threading.Event = field(default_factory=threading.Event)
     done: Future[Made] = field(default_factory=Future)
 
@@ -130,7 +131,7 @@ class EngineThread:
     def work(self, engine: Engine, job: Job) -> None:
         """One order. A failed one is that client's misfortune; a lost device is everybody's."""
         try:
-            made = engine.generate(job.order, job.seed, job.stop)
+            made = engine.generate(job.order, job.seed, job.stop, job.told)
         except (Stopped, WorkerError) as error:
             job.done.set_exception(error)
         except BaseException as error:
@@ -142,14 +143,22 @@ class EngineThread:
         else:
             job.done.set_result(made)
 
-    async def generate(self, order: ImageOrder, seed: int) -> Made:
+    async def generate(self, order: ImageOrder, seed: int, told: Told | None = None) -> Made:
         """Run one order; the caller holds the turn. Cancelled, it still waits for the thread's end.
+
+        `told` hears of each step and picture on the event loop, before this returns.
 
         Raises:
             asyncio.CancelledError: the client left or time was up.
             GenerationFailed: the model broke.
         """
-        job = Job(order, seed)
+        loop = asyncio.get_running_loop()
+
+        def across(progress: Progress) -> None:
+            if told:
+                loop.call_soon_threadsafe(told, progress)
+
+        job = Job(order, seed, across)
         self.jobs.put(job)
         finished = asyncio.ensure_future(asyncio.wrap_future(job.done))
         cancelled = False

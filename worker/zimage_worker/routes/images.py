@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import secrets
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import cache
 from importlib.metadata import version
 from typing import TypeVar
@@ -15,14 +14,17 @@ from typing import TypeVar
 from fastapi import APIRouter, Request, Response
 
 from .. import __version__
+from ..answers import answer
 from ..auth import Caller
 from ..dependencies import ClientGone, Parts, TheCaller, TheParts, while_connected
 from ..engines import Made
 from ..errors import RequestTimedOut, UnsupportedMediaType, WorkerError
-from ..images import MODEL_ID, SEED_MAX, ImageOrder, parse_order
+from ..images import MODEL_ID, SEED_MAX, ImageOrder, Moved, Picture, Progress, parse_order
+from .streams import EventStream, Running, admitted
 
 router = APIRouter()
 T = TypeVar("T")
+Listener = Callable[[Progress], None]
 
 
 @router.post("/v1/images/generations", response_class=Response)
@@ -32,9 +34,12 @@ async def generate_images(request: Request, caller: TheCaller, parts: TheParts) 
     Raises:
         WorkerError: refused or failed; errors.py says which status.
     """
-    with Outcome(parts):
+    outcome = Outcome(parts)
+    with outcome:
         order = await ordered(request, parts)
         parts.state.ensure_serving()
+        if order.stream:
+            return await streamed(request, order, caller, outcome)
         work = within(parts.settings.request_timeout_seconds, answered(order, caller, parts))
         return await while_connected(request, work)
 
@@ -51,18 +56,39 @@ async def ordered(request: Request, parts: Parts) -> ImageOrder:
 
 async def answered(order: ImageOrder, caller: Caller, parts: Parts) -> Response:
     """Wait for the turn, make, encode, answer."""
-    seed = order.seed if order.seed is not None else secrets.randbelow(SEED_MAX - order.images + 1)
-    asked = time.monotonic()
-    async with parts.queue.turn(caller.user or caller.address):
-        began = time.monotonic()
-        parts.metrics.queue_seconds.observe(began - asked)
-        made = await parts.engine.generate(order, seed)
-        count(made, order, time.monotonic() - began, parts)
+    made = await generated(order, caller, parts)
     began = time.monotonic()
     facts = described(order, parts)
-    encoded = [await parts.encoder.encode(picture, order, facts) for picture in made.pictures]
+    encoded = [(picture, await parts.encoder.encode(picture, order, facts)) for picture in made.pictures]
     parts.metrics.encode_seconds.observe(time.monotonic() - began)
-    return bare_answer(order, made, encoded[0]) if order.bare else json_answer(order, made, encoded)
+    return bare_answer(order, *encoded[0]) if order.bare else json_answer(order, encoded)
+
+
+async def streamed(request: Request, order: ImageOrder, caller: Caller, outcome: Outcome) -> Response:
+    """The same, told event by event as it goes; refused before the first of them.
+
+    Raises:
+        WorkerError: refused; what fails later is told as an event.
+    """
+    parts = outcome.parts
+    limit = parts.settings.request_timeout_seconds
+    running = Running(lambda told: within(limit, generated(order, caller, parts, told)))
+    await admitted(request, running)
+    outcome.open = True
+    return EventStream(running, order, parts, described(order, parts), outcome.count)
+
+
+async def generated(order: ImageOrder, caller: Caller, parts: Parts, told: Listener | None = None) -> Made:
+    """Wait for the turn and make the pictures; `told` hears of places, steps and pictures."""
+    seed = order.seed if order.seed is not None else secrets.randbelow(SEED_MAX - order.images + 1)
+    moved = None if told is None else lambda position: told(Moved(position))
+    asked = time.monotonic()
+    async with parts.queue.turn(caller.user or caller.address, moved):
+        began = time.monotonic()
+        parts.metrics.queue_seconds.observe(began - asked)
+        made = await parts.engine.generate(order, seed, told)
+        count(made, order, time.monotonic() - began, parts)
+    return made
 
 
 async def within(seconds: int, work: Awaitable[T]) -> T:
@@ -106,32 +132,19 @@ def count(made: Made, order: ImageOrder, seconds: float, parts: Parts) -> None:
     parts.metrics.pixels.inc(len(made.pictures) * order.width_px * order.height_px)
 
 
-def bare_answer(order: ImageOrder, made: Made, content: bytes) -> Response:
+def bare_answer(order: ImageOrder, picture: Picture, content: bytes) -> Response:
     """The image itself, its seed in a header."""
     headers = {
-        "X-Seed": str(made.pictures[0].seed),
+        "X-Seed": str(picture.seed),
         "X-Steps": str(order.steps),
-        "Content-Disposition": f'inline; filename="zimage-{made.pictures[0].seed}.{order.format}"',
+        "Content-Disposition": f'inline; filename="zimage-{picture.seed}.{order.format}"',
     }
     return Response(content, media_type=f"image/{order.format}", headers=headers)
 
 
-def json_answer(order: ImageOrder, made: Made, encoded: list[bytes]) -> Response:
-    """OpenAI's answer, with the seed of each image beside it."""
-    data = [
-        {"b64_json": base64.b64encode(content).decode("ascii"), "seed": picture.seed}
-        for content, picture in zip(encoded, made.pictures, strict=True)
-    ]
-    body = {
-        "created": int(time.time()),
-        "background": "opaque",
-        "output_format": order.format,
-        "size": order.size,
-        "steps": order.steps,
-        "model": MODEL_ID,
-        "data": data,
-    }
-    return Response(json.dumps(body), media_type="application/json")
+def json_answer(order: ImageOrder, encoded: list[tuple[Picture, bytes]]) -> Response:
+    """OpenAI's answer."""
+    return Response(json.dumps(answer(order, encoded, int(time.time()))), media_type="application/json")
 
 
 class Outcome:
@@ -139,12 +152,19 @@ class Outcome:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
+        # Set when a stream takes over and counts at its own end.
+        self.open = False
 
     def __enter__(self) -> None:
         """Nothing is known yet."""
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        """By the error's code; the error goes on its way."""
+        """The error goes on its way."""
+        if error is not None or not self.open:
+            self.count(error)
+
+    def count(self, error: BaseException | None) -> None:
+        """By the error's code."""
         if error is None:
             outcome = "success"
         elif isinstance(error, WorkerError):
