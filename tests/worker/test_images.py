@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zimage_worker.errors import BadRequest, NotFound, WorkerError
-from zimage_worker.images import dimensions, parse_order, partial_steps
+from zimage_worker.images import parse_order, partial_steps
 from zimage_worker.settings import Limits
 
 LIMITS = Limits(max_pixels=1024 * 1024, max_steps=50, max_images=4)
@@ -110,8 +110,8 @@ def test_the_accept_header_asks_for_the_bare_image() -> None:
 
 
 def test_auto_fits_the_limit() -> None:
-    assert dimensions("auto", LIMITS) == (1024, 1024)
-    assert dimensions("auto", Limits(300 * 300, 1, 1)) == (288, 288)
+    assert parse_order(b'{"prompt":"x"}', "", LIMITS).size == "1024x1024"
+    assert parse_order(b'{"prompt":"x"}', "", Limits(300 * 300, 1, 1)).size == "288x288"
 
 
 @pytest.mark.parametrize(

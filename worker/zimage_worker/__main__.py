@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import __version__, logs, settings
-from .admission import FairQueue, RateLimit
+from .admission import FairQueue, RateLimit, Uploads
 from .app import create_app
 from .credentials import Gate
 from .dependencies import Parts
@@ -24,7 +24,7 @@ from .files import POLL_SECONDS, SecretFiles
 from .images import side
 from .management import Management
 from .metrics import Metrics
-from .middleware import Surroundings
+from .middleware import UPLOADS_MAX_BYTES, Surroundings
 from .server import Server, listening, server
 from .settings import Settings, SettingsWrong
 from .state import State
@@ -72,7 +72,7 @@ def serve() -> int:
     os._exit(code)
 
 
-def loader(chosen: Settings) -> Loader:
+def loader(chosen: Settings, metrics: Metrics) -> Loader:
     """torch is imported on the engine thread, seconds after the management port answers."""
 
     def load(told: Callable[[Phase], None]) -> Engine:
@@ -80,7 +80,7 @@ def loader(chosen: Settings) -> Loader:
         from .engines import zimage
 
         side_px = side(chosen.limits)
-        return zimage.load(chosen.model_path, chosen.device, chosen.gpu_memory_bytes, side_px, told)
+        return zimage.load(chosen.model_path, chosen.device, chosen.gpu_memory_bytes, side_px, metrics.counted, told)
 
     return load
 
@@ -128,7 +128,7 @@ class Process:
         """Wire the parts together."""
         chosen, metrics = self.settings, Metrics()
         files = SecretFiles(chosen)
-        engine = EngineThread(chosen.model_path, loader(chosen), lambda: self.crashed(loop))
+        engine = EngineThread(chosen.model_path, loader(chosen, metrics), lambda: self.crashed(loop))
         if chosen.auth_mode == "None":
             log.warning("AUTHENTICATION IS OFF: ZIMAGE_AUTH_MODE is None, everybody who reaches the port is served")
         rates = (chosen.rate_limit_per_minute, chosen.rate_limit_burst, time.monotonic)
@@ -139,8 +139,9 @@ class Process:
             addresses=RateLimit(*rates),
             users=RateLimit(*rates),
             queue=FairQueue(chosen.queue_length, time.monotonic),
+            uploads=Uploads(UPLOADS_MAX_BYTES),
             engine=engine,
-            encoder=Encoder(),
+            encoder=Encoder(metrics.encode_seconds.observe),
             metrics=metrics,
         )
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -57,6 +57,29 @@ class RateLimit:
         self.buckets.move_to_end(key)
         while len(self.buckets) > BUCKETS_MAX:
             self.buckets.popitem(last=False)
+
+
+class Uploads:
+    """The bytes of all bodies that are being read, bounded together."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self.held_bytes = 0
+
+    @contextmanager
+    def held(self, length_bytes: int) -> Generator[None, None, None]:
+        """Room for one body, from before its first byte to when nothing of it is left.
+
+        Raises:
+            QueueFull: too many are being read; at once.
+        """
+        if self.held_bytes + length_bytes > self.most_bytes:
+            raise QueueFull("Too many pictures are being uploaded; try again later.", retry_after_seconds=1)
+        self.held_bytes += length_bytes
+        try:
+            yield
+        finally:
+            self.held_bytes -= length_bytes
 
 
 @dataclass(eq=False)

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from .errors import WorkerError
-from .images import MODEL_ID, ImageOrder, Moved, Picture, Step
+from .images import MODEL_ID, SIDE_STEP_PX, ImageOrder, Moved, Picture, Step
 
 # Sent while nothing happens: proxies cut what is silent for a minute.
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -21,7 +21,7 @@ def base64_text(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
 
 
-def answer(order: ImageOrder, pictures: list[tuple[Picture, bytes]], created: int) -> dict[str, Any]:
+def answer(order: ImageOrder, pictures: list[tuple[Picture, bytes]], created: int, tokens: int) -> dict[str, Any]:
     """OpenAI's answer, with the seed of each image beside it. `created` in seconds since 1970."""
     return {
         "created": created,
@@ -31,6 +31,7 @@ def answer(order: ImageOrder, pictures: list[tuple[Picture, bytes]], created: in
         "steps": order.steps,
         "model": MODEL_ID,
         "data": [{"b64_json": base64_text(content), "seed": picture.seed} for picture, content in pictures],
+        "usage": usage(order, len(pictures), tokens),
     }
 
 
@@ -59,22 +60,30 @@ def partial(order: ImageOrder, step: Step, content: bytes, created: int) -> byte
     return event(name, shown | {"partial_image_index": step.partial, "image": step.image})
 
 
-def completed(order: ImageOrder, number: int, picture: Picture, content: bytes, created: int) -> bytes:
+def completed(
+    order: ImageOrder, number: int, picture: Picture, content: bytes, created: int, used: dict[str, Any]
+) -> bytes:
     """A finished picture; one event for each, in order."""
     name = f"{order.events}.completed"
     shown = picture_event(name, order, content, created)
     extra = {"image": number, "seed": picture.seed, "steps": order.steps, "model": MODEL_ID}
-    return event(name, shown | extra | {"usage": usage(order, number)})
+    return event(name, shown | extra | {"usage": used})
 
 
-def usage(order: ImageOrder, number: int) -> dict[str, Any]:
-    """Tokens read and made for image `number` of an order."""
-    made = order.width_px * order.height_px // 256
+def usage(order: ImageOrder, images: int, text_tokens: int | None) -> dict[str, Any]:
+    """What was read and made. A token of text is the text encoder's, a token of picture 16 x 16 px.
+
+    `text_tokens` is None where the input has been counted already, with an earlier picture of the order.
+    """
+    patches = order.width_px * order.height_px // SIDE_STEP_PX**2
+    seen = 0 if text_tokens is None or order.edit is None else patches
+    made, read = patches * images, text_tokens or 0
     return {
-        "input_tokens": 0,
+        "input_tokens": read + seen,
         "output_tokens": made,
-        "total_tokens": made,
-        "input_tokens_details": {"text_tokens": 0, "image_tokens": 0},
+        "total_tokens": read + seen + made,
+        "input_tokens_details": {"text_tokens": read, "image_tokens": seen},
+        "output_tokens_details": {"text_tokens": 0, "image_tokens": made},
     }
 
 

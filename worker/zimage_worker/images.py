@@ -46,6 +46,19 @@ PARTIAL_IMAGES_MAX = 3
 
 
 @dataclass(frozen=True)
+class Edit:
+    """What an edit begins with: a picture, and where it may change, both in the order's size.
+
+    `mask` is white where the picture is made anew; None is everywhere. `strength`, from 0 to 1: how far
+    from the picture.
+    """
+
+    image: Image
+    mask: Image | None
+    strength: float
+
+
+@dataclass(frozen=True)
 class ImageOrder:
     """A request that is already valid: sizes in pixels, nothing left to default but the seed."""
 
@@ -63,6 +76,7 @@ class ImageOrder:
     stream: bool
     partial_images: int
     progress: bool
+    edit: Edit | None = None
 
     @property
     def size(self) -> str:
@@ -72,7 +86,7 @@ class ImageOrder:
     @property
     def events(self) -> str:
         """How the names of its events begin."""
-        return "image_generation"
+        return "image_edit" if self.edit else "image_generation"
 
 
 @dataclass(frozen=True)
@@ -196,9 +210,9 @@ class Fields:
             refuse(name, f"it must be one of: {', '.join(allowed)}")
         return value
 
-    def ignored(self) -> None:
+    def ignored(self, words: Mapping[str, tuple[object, ...]]) -> None:
         """Accept what has no meaning here only where ignoring it is honest."""
-        for name, allowed in IGNORED.items():
+        for name, allowed in words.items():
             value = self.left.pop(name, allowed[0])
             if not any(value is word or (isinstance(word, str) and value == word) for word in allowed):
                 refuse(name, f"only {' or '.join(str(word).lower() for word in allowed)} is served")
@@ -216,10 +230,10 @@ def side(limits: Limits) -> int:
     return min(DEFAULT_SIDE_PX, math.isqrt(limits.max_pixels) // SIDE_STEP_PX * SIDE_STEP_PX)
 
 
-def dimensions(text: str, limits: Limits) -> tuple[int, int]:
+def dimensions(text: str, limits: Limits, auto: tuple[int, int]) -> tuple[int, int]:
     """`1024x768` or `auto` in pixels, within everything that the GPU would choke on."""
     if text == "auto":
-        return side(limits), side(limits)
+        return auto
     match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text, re.ASCII)
     if not match:
         refuse("size", "it must be auto or WIDTHxHEIGHT in pixels, for example 1024x1024")
@@ -270,20 +284,31 @@ def streamed(fields: Fields, bare: bool) -> tuple[bool, int, bool]:
 
 
 def parse_order(body: bytes, accept: str, limits: Limits) -> ImageOrder:
-    """The request's body as an order.
+    """The body of a generation as an order.
 
     Raises:
         BadRequest: with the parameter's name.
         NotFound: another model is asked for.
     """
-    fields = Fields(json_object(body))
+    square = side(limits)
+    return parse_fields(Fields(json_object(body)), accept, limits, (square, square), IGNORED)
+
+
+def parse_fields(
+    fields: Fields, accept: str, limits: Limits, auto: tuple[int, int], ignored: Mapping[str, tuple[object, ...]]
+) -> ImageOrder:
+    """What generations and edits have in common; `auto` is the size in pixels that the word means.
+
+    Raises:
+        BadRequest, NotFound: as above.
+    """
     prompt = fields.text("prompt", "", PROMPT_MAX_CHARACTERS)
     if not prompt.strip():
         refuse("prompt", "it is needed: describe the picture")
     model = fields.text("model", MODEL_ID, 200)
     if model.lower() not in MODEL_NAMES:
         raise NotFound(f"The model does not exist; this service has: {MODEL_ID}", param="model", code="model_not_found")
-    width, height = dimensions(fields.text("size", "auto", 32), limits)
+    width, height = dimensions(fields.text("size", "auto", 32), limits, auto)
     fields.choice("response_format", "b64_json", ("b64_json",))
     kind, bare = chosen_format(fields, accept)
     images = fields.whole("n", 1, 1, limits.max_images) or 1
@@ -309,6 +334,6 @@ def parse_order(body: bytes, accept: str, limits: Limits) -> ImageOrder:
         partial_images=partial_images,
         progress=progress,
     )
-    fields.ignored()
+    fields.ignored(ignored)
     fields.nothing_left()
     return order

@@ -41,12 +41,20 @@ class Memory:
     peak_bytes: int = 0
 
 
+# What an engine does that is counted in a metric.
+Counted = Literal["embedding_hit", "embedding_miss", "oom_retry", "oom_tiled", "oom_refused"]
+Count = Callable[[Counted], None]
+
 # Called on the engine thread, after each step and for each finished picture; must be quick.
 Told = Callable[[Progress], None]
 
 
 class Engine(Protocol):
     """A loaded model."""
+
+    def weigh(self, order: ImageOrder) -> int:
+        """The text tokens of an order; refuses what the model cannot take. Quick: the event loop asks."""
+        ...
 
     def generate(self, order: ImageOrder, seed: int, stop: threading.Event, told: Told) -> Made:
         """Make the pictures, with seeds `seed`, `seed + 1`, …; look at `stop` after each step."""

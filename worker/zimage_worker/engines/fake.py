@@ -18,6 +18,10 @@ class FakeEngine:
     def __init__(self, step_seconds: float = 0.0) -> None:
         self.step_seconds = step_seconds
 
+    def weigh(self, order: ImageOrder) -> int:
+        """A token for each word."""
+        return len(order.prompt.split())
+
     def generate(self, order: ImageOrder, seed: int, stop: threading.Event, told: Told) -> Made:
         """The same order and seed give the same picture."""
         pictures = []

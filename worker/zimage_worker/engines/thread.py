@@ -84,6 +84,14 @@ class EngineThread:
         """How far the start is, from 0 to 1."""
         return FRACTIONS[self.phase]
 
+    def weigh(self, order: ImageOrder) -> int:
+        """The text tokens of an order, before it waits for anything.
+
+        Raises:
+            BadRequest, OutOfMemory: the model cannot take it.
+        """
+        return self.engine.weigh(order) if self.engine else 0
+
     def memory(self) -> Memory:
         """What the device holds."""
         return self.engine.memory() if self.engine else Memory()

@@ -1,40 +1,29 @@
-"""The model itself: diffusers.ZImagePipeline in bfloat16. The only file that serves with torch.
+"""The model itself: diffusers' Z-Image pipelines in bfloat16, with one set of weights.
 
-Everything here runs on the engine thread. What could end in a device-side assert is refused
-in images.py already; here only what needs the tokenizer or the model's own configuration.
+Everything here runs on the engine thread, but `weigh`. What could end in a device-side assert is refused
+in images.py already; here only what needs the tokenizer or the device's memory.
 """
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Callable
-from itertools import pairwise
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ZImagePipeline
+from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImagePipeline
 from diffusers.utils import logging as diffusers_logging
-from PIL import Image
 from transformers.utils import logging as transformers_logging
 
-from ..errors import BadRequest
-from ..images import ImageOrder, Picture, Step, partial_steps
-from . import Engine, EngineBroken, Made, Memory, Phase, Stopped, Told
-
-# The encoder pads to one of these; 512 is the pipeline's own. The position table (1536, of which
-# the frame axis takes a little) ends before the next one.
-PROMPT_TOKENS = (512, 1024)
-# The published linear fit of the Flux VAE, which is Z-Image's: latent channels to red, green, blue from -1 to 1.
-LATENT_RGB = (
-    (-0.0346, 0.0244, 0.0681), (0.0034, 0.0210, 0.0687), (0.0275, -0.0668, -0.0433), (-0.0174, 0.0160, 0.0617),
-    (0.0859, 0.0721, 0.0329), (0.0004, 0.0383, 0.0115), (0.0405, 0.0861, 0.0915), (-0.0236, -0.0185, -0.0259),
-    (-0.0245, 0.0250, 0.1180), (0.1008, 0.0755, -0.0421), (-0.0515, 0.0201, 0.0011), (0.0428, -0.0012, -0.0036),
-    (0.0817, 0.0765, 0.0749), (-0.1264, -0.0522, -0.1103), (-0.0280, -0.0881, -0.0499), (-0.1262, -0.0982, -0.0778),
-)  # fmt: skip
-LATENT_RGB_BIAS = (-0.0329, -0.0718, -0.0851)
+from ..edits import pasted
+from ..images import ImageOrder, Picture
+from . import Count, Engine, Made, Memory, Phase, Told
+from .ladder import Ladder, tiled
+from .previews import Watch
+from .prompts import Prompts
 
 
 def chosen_device(wanted: str) -> str:
@@ -44,124 +33,101 @@ def chosen_device(wanted: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-class Watch:
-    """Looks at each step of one picture: stop, time, progress, preview."""
-
-    def __init__(self, order: ImageOrder, image: int, stop: threading.Event, told: Told, marks: list[float]) -> None:
-        self.image = image
-        self.stop = stop
-        self.told = told
-        self.marks = marks
-        self.partial_images = order.partial_images
-        self.before: Any = None
-
-    def after_step(self, pipe: Any, number: int, _time: Any, kept: dict[str, Any]) -> dict[str, Any]:
-        """The pipeline's callback, between two steps."""
-        self.marks.append(time.perf_counter())
-        # Raising is the only way out that skips the decode; `_interrupt` still decodes.
-        if self.stop.is_set():
-            raise Stopped
-        step, steps = number + 1, pipe.num_timesteps
-        partials = partial_steps(self.partial_images, steps)
-        if step in partials:
-            image = preview(foreseen(self.before, kept["latents"], pipe.scheduler))
-            self.told(Step(self.image, step, steps, image, partials.index(step)))
-        else:
-            self.told(Step(self.image, step, steps))
-        self.before = kept["latents"]
-        return kept
-
-
-def foreseen(before: Any, latents: Any, scheduler: Any) -> Any:
-    """The latents at the end if the model went straight on: much clearer than the noisy ones.
-
-    A flow-matching step moves along v = Δx / Δσ; the end is where σ is 0.
-    """
-    if before is None:
-        return latents
-    last, now = scheduler.sigmas[scheduler.step_index - 1], scheduler.sigmas[scheduler.step_index]
-    return latents - now * (latents - before) / (now - last)
-
-
-def preview(latents: Any) -> Image.Image:
-    """One RGB pixel for each latent one: a matrix of 16 x 3 instead of the decoder (microseconds)."""
-    with torch.inference_mode():
-        colours = torch.einsum("chw,cr->hwr", latents[0].float(), torch.tensor(LATENT_RGB).to(latents.device))
-        colours = (colours + torch.tensor(LATENT_RGB_BIAS).to(latents.device) + 1) * 127.5
-        return Image.fromarray(colours.clamp(0, 255).to(torch.uint8).cpu().numpy())
-
-
 class ZImageEngine:
-    """One pipeline on one device."""
+    """One set of weights on one device, in three pipelines: from nothing, from a picture, inside a mask."""
 
-    def __init__(self, pipeline: Any, device: str) -> None:
+    def __init__(self, pipeline: Any, device: str, count: Count) -> None:
         self.pipeline = pipeline
+        # The same modules, not copies: no byte more on the device.
+        self.img2img = ZImageImg2ImgPipeline(**pipeline.components)
+        self.inpaint = ZImageInpaintPipeline(**pipeline.components)
+        for each in (pipeline, self.img2img, self.inpaint):
+            # It writes to stderr at each step, and it is no JSON.
+            each.set_progress_bar_config(disable=True)
         self.device = device
+        self.prompts = Prompts(pipeline, count)
+        self.ladder = Ladder(count, time.monotonic)
+
+    def weigh(self, order: ImageOrder) -> int:
+        """The text tokens of an order; the one thing here that the event loop asks.
+
+        Raises:
+            BadRequest: more of them than the model reads.
+            OutOfMemory: the size did not fit a short while ago.
+        """
+        self.ladder.ensure_fits(order)
+        return self.prompts.tokens(order)
 
     def generate(self, order: ImageOrder, seed: int, stop: threading.Event, told: Told) -> Made:
         """All pictures of an order, one after the other: a batch would change their bytes.
 
         Raises:
             Stopped: at the next step after `stop`; nothing is decoded for nobody.
+            OutOfMemory: every rung of the ladder was tried.
             EngineBroken: the GPU is lost for this process.
         """
-        longest = self.padded_tokens(order)
         pictures: list[Picture] = []
         steps: list[float] = []
         decode_seconds = 0.0
-        for number in range(order.images):
-            marks = [time.perf_counter()]
-            watch = Watch(order, number, stop, told, marks)
-            pictures.append(Picture(self.one(order, seed + number, longest, watch), seed + number))
-            told(pictures[-1])
-            decode_seconds += time.perf_counter() - marks[-1]
-            steps += [after - before for before, after in pairwise(marks)]
+        with torch.inference_mode():
+            for number in range(order.images):
+                watch = Watch(order, number, stop, told)
+                latents = self.denoised(order, seed + number, watch)
+                began = time.perf_counter()
+                image = self.decoded(order, latents)
+                decode_seconds += time.perf_counter() - began
+                steps += watch.steps_seconds
+                pictures.append(Picture(image, seed + number))
+                told(pictures[-1])
         return Made(tuple(pictures), tuple(steps), decode_seconds)
 
-    def one(self, order: ImageOrder, seed: int, longest: int, watch: Watch) -> Any:
-        """One picture."""
-        if watch.stop.is_set():
-            raise Stopped
-        try:
-            with torch.inference_mode():
-                result = self.pipeline(
-                    # A new list each time: the pipeline writes its chat template back into it.
-                    prompt=[order.prompt],
-                    negative_prompt=[order.negative_prompt] if order.negative_prompt else None,
-                    width=order.width_px,
-                    height=order.height_px,
-                    num_inference_steps=order.steps,
-                    guidance_scale=order.guidance_scale,
-                    # On the CPU, so that a seed gives the same noise whatever the device.
-                    generator=[torch.Generator("cpu").manual_seed(seed)],
-                    max_sequence_length=longest,
-                    callback_on_step_end=watch.after_step,
-                )
-        except torch.OutOfMemoryError:
-            # Not poisoned: give the pieces back and let the caller see a failed request.
-            gc.collect()
-            torch.cuda.empty_cache()
-            raise
-        except torch.AcceleratorError as error:
-            raise EngineBroken(str(error).splitlines()[0]) from error
-        return result.images[0]
+    def denoised(self, order: ImageOrder, seed: int, watch: Watch) -> Any:
+        """One picture's latents."""
 
-    def padded_tokens(self, order: ImageOrder) -> int:
-        """The length that the encoder pads to; the pipeline would cut longer prompts silently."""
-        for name, text in (("prompt", order.prompt), ("negative_prompt", order.negative_prompt)):
-            if (tokens := self.tokens(text)) > PROMPT_TOKENS[-1]:
-                raise BadRequest(f"{name}: it has {tokens} tokens; at most {PROMPT_TOKENS[-1]} are read", param=name)
-        longest = max(self.tokens(order.prompt), self.tokens(order.negative_prompt))
-        return next(length for length in PROMPT_TOKENS if longest <= length)
+        def attempt() -> Any:
+            watch.ensure_wanted()
+            try:
+                return self.called(order, seed, watch).images
+            finally:
+                # Where modules live off the GPU they go back also after an error.
+                self.pipeline.maybe_free_model_hooks()
 
-    def tokens(self, text: str) -> int:
-        """As the pipeline counts them: with the chat template around the text."""
-        tokenizer = self.pipeline.tokenizer
-        messages = [{"role": "user", "content": text}]
-        whole = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=True
-        )
-        return len(tokenizer(whole).input_ids)
+        return self.ladder.climb(order, attempt, "oom_retry", nullcontext)
+
+    def called(self, order: ImageOrder, seed: int, watch: Watch) -> Any:
+        """The pipeline that the order needs."""
+        prompt, *negative = self.prompts.embeddings(order)
+        options: dict[str, Any] = {
+            "prompt_embeds": [prompt],
+            "negative_prompt_embeds": negative or None,
+            "num_inference_steps": order.steps,
+            "guidance_scale": order.guidance_scale,
+            # On the CPU, so that a seed gives the same noise whatever the device.
+            "generator": [torch.Generator("cpu").manual_seed(seed)],
+            "output_type": "latent",
+            "callback_on_step_end": watch.after_step,
+        }
+        # Encoding the prompt is no step.
+        watch.began = time.perf_counter()
+        if order.edit is None:
+            return self.pipeline(width=order.width_px, height=order.height_px, **options)
+        options |= {"image": order.edit.image, "strength": order.edit.strength}
+        if order.edit.mask is None:
+            return self.img2img(**options)
+        return self.inpaint(mask_image=order.edit.mask, **options)
+
+    def decoded(self, order: ImageOrder, latents: Any) -> Any:
+        """Latents to pixels, as the pipelines do at their end; apart, because this is where memory ends first."""
+        vae = self.pipeline.vae
+
+        def attempt() -> Any:
+            scaled = latents.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
+            pixels = vae.decode(scaled, return_dict=False)[0]
+            self.pipeline.maybe_free_model_hooks()
+            return self.pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
+
+        image = self.ladder.climb(order, attempt, "oom_tiled", tiled(vae))
+        return pasted(order.edit, image) if order.edit else image
 
     def memory(self) -> Memory:
         """What torch's allocator holds on the GPU."""
@@ -171,7 +137,12 @@ class ZImageEngine:
 
 
 def load(
-    path: Path, device: str, gpu_memory_bytes: int | None, warm_up_side_px: int, told: Callable[[Phase], None]
+    path: Path,
+    device: str,
+    gpu_memory_bytes: int | None,
+    warm_up_side_px: int,
+    count: Count,
+    told: Callable[[Phase], None],
 ) -> Engine:
     """Read the model, move it to its device and make one picture for nobody."""
     # Their progress bars are no JSON lines.
@@ -189,9 +160,8 @@ def load(
         local_files_only=True,
         use_safetensors=True,
     ).to(target)
-    pipeline.set_progress_bar_config(disable=True)
     told("warm-up")
-    engine = ZImageEngine(pipeline, target)
+    engine = ZImageEngine(pipeline, target, count)
     engine.generate(warm_up_order(warm_up_side_px), 0, threading.Event(), lambda _progress: None)
     return engine
 

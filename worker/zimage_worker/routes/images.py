@@ -21,6 +21,7 @@ from ..engines import Made
 from ..errors import RequestTimedOut, UnsupportedMediaType, WorkerError
 from ..images import MODEL_ID, SEED_MAX, ImageOrder, Moved, Picture, Progress, parse_order
 from .streams import EventStream, Running, admitted
+from .uploads import uploaded
 
 router = APIRouter()
 T = TypeVar("T")
@@ -34,14 +35,35 @@ async def generate_images(request: Request, caller: TheCaller, parts: TheParts) 
     Raises:
         WorkerError: refused or failed; errors.py says which status.
     """
-    outcome = Outcome(parts)
-    with outcome:
-        order = await ordered(request, parts)
+    with Outcome(parts) as outcome:
+        return await served(request, await ordered(request, parts), caller, outcome)
+
+
+@router.post("/v1/images/edits", response_class=Response)
+async def edit_images(request: Request, caller: TheCaller, parts: TheParts) -> Response:
+    """Change an image, all of it or inside a mask, as the OpenAI Images API does.
+
+    Raises:
+        WorkerError: refused or failed; errors.py says which status.
+    """
+    with Outcome(parts) as outcome:
         parts.state.ensure_serving()
-        if order.stream:
-            return await streamed(request, order, caller, outcome)
-        work = within(parts.settings.request_timeout_seconds, answered(order, caller, parts))
-        return await while_connected(request, work)
+        return await served(request, await uploaded(request, parts), caller, outcome)
+
+
+async def served(request: Request, order: ImageOrder, caller: Caller, outcome: Outcome) -> Response:
+    """An order, answered at once or event by event.
+
+    Raises:
+        WorkerError: refused, or failed before the first event.
+    """
+    parts = outcome.parts
+    parts.state.ensure_serving()
+    tokens = parts.engine.weigh(order)
+    if order.stream:
+        return await streamed(request, order, caller, tokens, outcome)
+    work = within(parts.settings.request_timeout_seconds, answered(order, caller, tokens, parts))
+    return await while_connected(request, work)
 
 
 async def ordered(request: Request, parts: Parts) -> ImageOrder:
@@ -54,17 +76,15 @@ async def ordered(request: Request, parts: Parts) -> ImageOrder:
     return parse_order(await request.body(), request.headers.get("accept", ""), parts.settings.limits)
 
 
-async def answered(order: ImageOrder, caller: Caller, parts: Parts) -> Response:
+async def answered(order: ImageOrder, caller: Caller, tokens: int, parts: Parts) -> Response:
     """Wait for the turn, make, encode, answer."""
     made = await generated(order, caller, parts)
-    began = time.monotonic()
     facts = described(order, parts)
     encoded = [(picture, await parts.encoder.encode(picture, order, facts)) for picture in made.pictures]
-    parts.metrics.encode_seconds.observe(time.monotonic() - began)
-    return bare_answer(order, *encoded[0]) if order.bare else json_answer(order, encoded)
+    return bare_answer(order, *encoded[0]) if order.bare else json_answer(order, encoded, tokens)
 
 
-async def streamed(request: Request, order: ImageOrder, caller: Caller, outcome: Outcome) -> Response:
+async def streamed(request: Request, order: ImageOrder, caller: Caller, tokens: int, outcome: Outcome) -> Response:
     """The same, told event by event as it goes; refused before the first of them.
 
     Raises:
@@ -75,7 +95,7 @@ async def streamed(request: Request, order: ImageOrder, caller: Caller, outcome:
     running = Running(lambda told: within(limit, generated(order, caller, parts, told)))
     await admitted(request, running)
     outcome.open = True
-    return EventStream(running, order, parts, described(order, parts), outcome.count)
+    return EventStream(running, order, tokens, parts, described(order, parts), outcome.count)
 
 
 async def generated(order: ImageOrder, caller: Caller, parts: Parts, told: Listener | None = None) -> Made:
@@ -142,9 +162,10 @@ def bare_answer(order: ImageOrder, picture: Picture, content: bytes) -> Response
     return Response(content, media_type=f"image/{order.format}", headers=headers)
 
 
-def json_answer(order: ImageOrder, encoded: list[tuple[Picture, bytes]]) -> Response:
+def json_answer(order: ImageOrder, encoded: list[tuple[Picture, bytes]], tokens: int) -> Response:
     """OpenAI's answer."""
-    return Response(json.dumps(answer(order, encoded, int(time.time()))), media_type="application/json")
+    body = answer(order, encoded, int(time.time()), tokens)
+    return Response(json.dumps(body), media_type="application/json")
 
 
 class Outcome:
@@ -155,8 +176,9 @@ class Outcome:
         # Set when a stream takes over and counts at its own end.
         self.open = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Outcome:
         """Nothing is known yet."""
+        return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         """The error goes on its way."""

@@ -68,12 +68,15 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, running: Running, order: ImageOrder, parts: Parts, facts: dict[str, str], count: Count) -> None:
+    def __init__(
+        self, running: Running, order: ImageOrder, tokens: int, parts: Parts, facts: dict[str, str], count: Count
+    ) -> None:
         # X-Accel-Buffering: nginx would collect the events and send them at the end.
         super().__init__(headers={"X-Accel-Buffering": "no"}, media_type=self.media_type)
         del self.headers["content-length"]
         self.running = running
         self.order = order
+        self.tokens = tokens
         self.parts = parts
         self.facts = facts
         self.count = count
@@ -102,7 +105,8 @@ class EventStream(Response):
         while (progress := await self.next()) is not None:
             if isinstance(progress, Picture):
                 content = await self.parts.encoder.encode(progress, self.order, self.facts)
-                yield answers.completed(self.order, number, progress, content, int(time.time()))
+                used = answers.usage(self.order, 1, self.tokens if number == 0 else None)
+                yield answers.completed(self.order, number, progress, content, int(time.time()), used)
                 number += 1
             elif isinstance(progress, Step) and progress.preview:
                 content = await self.parts.encoder.preview(progress.preview, self.order)
