@@ -71,14 +71,14 @@ class Worker:
             "ZIMAGE_MAX_STEPS": "1000",
             **settings,
         }
+        self.command = ["-m", "zimage_worker", "serve"]
         self.process: subprocess.Popen[bytes] | None = None
         self.api = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
         self.management = httpx.Client(base_url=f"http://127.0.0.1:{self.management_port}", timeout=60)
 
     def start(self) -> Worker:
         with self.stdout.open("wb") as out, self.stderr.open("wb") as err:
-            command = [sys.executable, "-m", "zimage_worker", "serve"]
-            self.process = subprocess.Popen(command, env=self.environ, stdout=out, stderr=err)
+            self.process = subprocess.Popen([sys.executable, *self.command], env=self.environ, stdout=out, stderr=err)
         return self
 
     def end(self) -> int:
@@ -142,8 +142,9 @@ def make_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     """A process of one's own, with the shared one's credentials."""
     made: list[Worker] = []
 
-    def make(model: Path, **settings: str) -> Worker:
+    def make(model: Path, command: list[str] | None = None, **settings: str) -> Worker:
         one = Worker(tmp_path / f"worker-{len(made)}", model, **settings)
+        one.command = command or one.command
         one.htpasswd.write_text(SECRET_LINE)
         made.append(one)
         return one.start()

@@ -31,6 +31,9 @@ from .state import State
 
 log = logging.getLogger("zimage")
 
+# How often the engine's pulse is felt.
+GUARD_SECONDS = 1.0
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
@@ -112,11 +115,12 @@ class Process:
             return 1
         parts.state.listening = True
         parts.engine.start()
-        watching = asyncio.create_task(self.watch(parts.state.files))
+        watching = [asyncio.create_task(each) for each in (self.watch(parts.state.files), self.guard(parts.engine))]
         await self.ended()
-        watching.cancel()
         parts.state.draining = True
         code = 1 if self.crash.is_set() else await self.drain(surroundings)
+        for task in watching:
+            task.cancel()
         await asyncio.gather(api.close(), management.close())
         return code
 
@@ -138,7 +142,7 @@ class Process:
             gate=Gate(files, chosen.auth_mode == "Basic", metrics, time.monotonic),
             addresses=RateLimit(*rates),
             users=RateLimit(*rates),
-            queue=FairQueue(chosen.queue_length, time.monotonic),
+            queue=FairQueue(chosen.queue_length, chosen.request_timeout_seconds, time.monotonic),
             uploads=Uploads(UPLOADS_MAX_BYTES),
             engine=engine,
             encoder=Encoder(metrics.encode_seconds.observe),
@@ -164,6 +168,14 @@ class Process:
         except Exception:
             log.critical("the credentials can no longer be followed; the process ends", exc_info=True)
             self.crash.set()
+
+    async def guard(self, engine: EngineThread) -> None:
+        """A thread that hangs cannot say so itself; also during a drain, which would wait for it in vain."""
+        while not engine.silent_too_long(self.settings.stall_seconds):
+            await asyncio.sleep(GUARD_SECONDS)
+        log.critical("the engine has made no step for too long; the process ends")
+        engine.give_up()
+        self.crash.set()
 
     async def ended(self) -> None:
         """Until somebody wants it to end, or it must."""

@@ -84,6 +84,13 @@ class ImageOrder:
         return f"{self.width_px}x{self.height_px}"
 
     @property
+    def steps_run(self) -> int:
+        """The steps that are made: an edit begins in the middle, as far back as its strength goes."""
+        strength = self.edit.strength if self.edit else 1.0
+        # As the pipelines round it.
+        return self.steps - int(max(self.steps - min(self.steps * strength, self.steps), 0))
+
+    @property
     def events(self) -> str:
         """How the names of its events begin."""
         return "image_edit" if self.edit else "image_generation"

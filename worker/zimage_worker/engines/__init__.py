@@ -52,6 +52,9 @@ Told = Callable[[Progress], None]
 class Engine(Protocol):
     """A loaded model."""
 
+    # The order that was made for nobody before the first client, and how long it took.
+    warmed: tuple[ImageOrder, Made] | None
+
     def weigh(self, order: ImageOrder) -> int:
         """The text tokens of an order; refuses what the model cannot take. Quick: the event loop asks."""
         ...

@@ -15,6 +15,8 @@ from . import Engine, Made, Memory, Phase, Stopped, Told
 class FakeEngine:
     """One flat colour, drawn from prompt and seed. `step_seconds` makes it slow on demand."""
 
+    warmed: tuple[ImageOrder, Made] | None = None
+
     def __init__(self, step_seconds: float = 0.0) -> None:
         self.step_seconds = step_seconds
 

@@ -36,6 +36,8 @@ def chosen_device(wanted: str) -> str:
 class ZImageEngine:
     """One set of weights on one device, in three pipelines: from nothing, from a picture, inside a mask."""
 
+    warmed: tuple[ImageOrder, Made] | None = None
+
     def __init__(self, pipeline: Any, device: str, count: Count) -> None:
         self.pipeline = pipeline
         # The same modules, not copies: no byte more on the device.
@@ -162,7 +164,8 @@ def load(
     ).to(target)
     told("warm-up")
     engine = ZImageEngine(pipeline, target, count)
-    engine.generate(warm_up_order(warm_up_side_px), 0, threading.Event(), lambda _progress: None)
+    order = warm_up_order(warm_up_side_px)
+    engine.warmed = (order, engine.generate(order, 0, threading.Event(), lambda _progress: None))
     return engine
 
 

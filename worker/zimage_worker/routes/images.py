@@ -103,7 +103,7 @@ async def generated(order: ImageOrder, caller: Caller, parts: Parts, told: Liste
     seed = order.seed if order.seed is not None else secrets.randbelow(SEED_MAX - order.images + 1)
     moved = None if told is None else lambda position: told(Moved(position))
     asked = time.monotonic()
-    async with parts.queue.turn(caller.user or caller.address, moved):
+    async with parts.queue.turn(caller.user or caller.address, parts.engine.pace.seconds(order), moved):
         began = time.monotonic()
         parts.metrics.queue_seconds.observe(began - asked)
         made = await parts.engine.generate(order, seed, told)
