@@ -15,7 +15,7 @@ from PIL import Image, ImageChops, ImageOps
 from PIL.Image import DecompressionBombError, Resampling
 
 from .errors import BadRequest
-from .images import IGNORED, SIDE_STEP_PX, Edit, Fields, ImageOrder, parse_fields, refuse
+from .images import IGNORED, SIDE_MAX_PX, SIDE_STEP_PX, Edit, Fields, ImageOrder, parse_fields, refuse
 from .settings import Limits
 
 # What OpenAI takes. Each further format is a further decoder in front of strangers.
@@ -160,8 +160,8 @@ def fitted(size: tuple[int, int], limits: Limits) -> tuple[int, int]:
     """The size that `auto` means for an edit: the picture's own, in steps of 16 px, within the limit."""
     shrink = min(1.0, (limits.max_pixels / (size[0] * size[1])) ** 0.5)
     width, height = (max(SIDE_STEP_PX, int(side * shrink) // SIDE_STEP_PX * SIDE_STEP_PX) for side in size)
-    # A strip of 16 px may still be too long.
-    longest = limits.max_pixels // SIDE_STEP_PX // SIDE_STEP_PX * SIDE_STEP_PX
+    # A strip of 16 px may still be too long: for the limit, or for the model's position table.
+    longest = min(SIDE_MAX_PX, limits.max_pixels // SIDE_STEP_PX // SIDE_STEP_PX * SIDE_STEP_PX)
     return min(width, longest), min(height, longest)
 
 
