@@ -132,7 +132,9 @@ class Process:
         """Wire the parts together."""
         chosen, metrics = self.settings, Metrics()
         files = SecretFiles(chosen)
-        engine = EngineThread(chosen.model_path, loader(chosen, metrics), lambda: self.crashed(loop))
+        engine = EngineThread(
+            chosen.model_path, loader(chosen, metrics), lambda: self.crashed(loop), metrics.busy_seconds.inc
+        )
         if chosen.auth_mode == "None":
             log.warning("AUTHENTICATION IS OFF: ZIMAGE_AUTH_MODE is None, everybody who reaches the port is served")
         rates = (chosen.rate_limit_per_minute, chosen.rate_limit_burst, time.monotonic)

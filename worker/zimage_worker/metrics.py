@@ -23,6 +23,11 @@ class Metrics:
         self.generation_seconds = Histogram(
             "zimage_generation_seconds", "Time on the GPU thread", buckets=SECONDS, registry=registry
         )
+        self.busy_seconds = Counter(
+            "zimage_engine_busy_seconds",
+            "Seconds that the engine thread worked; its rate is the use",
+            registry=registry,
+        )
         self.step_seconds = Histogram("zimage_step_seconds", "One step", buckets=STEP_SECONDS, registry=registry)
         self.decode_seconds = Histogram(
             "zimage_decode_seconds", "Latents to pixels", buckets=STEP_SECONDS, registry=registry

@@ -64,10 +64,12 @@ def missing(path: Path) -> ModelProblem | None:
 class EngineThread:
     """Start it once; then `generate` from the event loop."""
 
-    def __init__(self, path: Path, loader: Loader, crashed: Callable[[], None]) -> None:
+    def __init__(self, path: Path, loader: Loader, crashed: Callable[[], None], busy: Callable[[float], None]) -> None:
         self.path = path
         self.loader = loader
         self.crashed = crashed
+        # Hears of the seconds of each order, also of one that failed.
+        self.busy = busy
         self.phase: Phase = "import"
         self.problem: ModelProblem | None = None
         self.engine: Engine | None = None
@@ -151,7 +153,8 @@ class EngineThread:
 
     def work(self, engine: Engine, job: Job) -> None:
         """One order. A failed one is that client's misfortune; a lost device is everybody's."""
-        self.beat, self.job = time.monotonic(), job
+        began = self.beat = time.monotonic()
+        self.job = job
         try:
             made = engine.generate(job.order, job.seed, job.stop, job.told)
         except (Stopped, WorkerError) as error:
@@ -167,6 +170,7 @@ class EngineThread:
             job.done.set_result(made)
         finally:
             self.job = None
+            self.busy(time.monotonic() - began)
 
     def silent_too_long(self, least_seconds: float) -> bool:
         """Whether the order at work is stuck: no step for `least_seconds` and for many steps' time."""
