@@ -148,8 +148,8 @@ def watch_health(worker: Worker, over: threading.Event, live: list[float], open_
 
 
 def streaming(worker: Worker, **body: Any) -> Any:
-    sent = {"prompt": "a red fox", "size": "256x256", "steps": 1000, "stream": True, "progress": True, **body}
-    return worker.api.stream("POST", "/v1/images/generations", json=sent, auth=(USER, PASSWORD))
+    """A long one, with each step told."""
+    return worker.streaming(**{"size": "256x256", "steps": 1000, "progress": True, **body})
 
 
 def steps(answer: httpx.Response) -> Iterator[float]:

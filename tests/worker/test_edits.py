@@ -277,16 +277,8 @@ def test_a_bomb_costs_no_memory(worker) -> None:
     assert peak_kib() - before < 120 * 1024
 
 
-def client(worker: Any) -> openai.OpenAI:
-    secret = base64.b64encode(":".join(AUTH).encode()).decode()
-    return openai.OpenAI(
-        base_url=f"http://127.0.0.1:{worker.port}/v1", api_key="x", max_retries=0,
-        default_headers={"Authorization": f"Basic {secret}"},
-    )  # fmt: skip
-
-
 def test_openai_s_own_client_edits(worker) -> None:
-    api = client(worker)
+    api = worker.openai()
     made = api.images.edit(
         image=("a.png", saved(drawing())), mask=("m.png", saved(hole())), prompt="a fox", output_format="webp",
         output_compression=60, extra_body={"steps": 2, "seed": 4, "strength": 0.8},

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import bcrypt
 import pytest
 
 AUTH = ("alice", "canary-password-7f3a")
 INJECTED = str(Path(__file__).with_name("injected.py"))
-SMALL = {"prompt": "a red fox", "size": "64x64", "steps": 1}
-
-
-def events(answer: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    name = ""
-    for line in answer.iter_lines():
-        if line.startswith("event: "):
-            name = line.removeprefix("event: ")
-        elif line.startswith("data: "):
-            yield name, json.loads(line.removeprefix("data: "))
-
-
-def stream(worker: Any, **body: Any) -> list[tuple[str, dict[str, Any]]]:
-    sent = {**SMALL, "stream": True, "progress": True, **body}
-    with worker.api.stream("POST", "/v1/images/generations", json=sent, auth=AUTH) as answer:
-        assert answer.status_code == 200, answer.read()
-        return list(events(answer))
 
 
 def test_memory_runs_out_by_rungs_and_then_the_device_is_lost(make_worker, tiny_model) -> None:
@@ -47,7 +27,7 @@ def test_memory_runs_out_by_rungs_and_then_the_device_is_lost(make_worker, tiny_
     assert made.metric('zimage_oom_rungs_total{rung="retry"}') == 2
     assert made.generate().status_code == 200
     assert made.metric('zimage_requests_total{outcome="out_of_memory"}') == 2
-    (name, told) = stream(made, prompt="illegal")[-1]
+    (name, told) = made.streamed(prompt="illegal")[-1]
     assert (name, told["error"]["code"]) == ("error", "generation_failed")
     assert "illegal" not in told["error"]["message"]
     assert made.process.wait(60) == 1
@@ -58,7 +38,7 @@ def test_memory_runs_out_by_rungs_and_then_the_device_is_lost(make_worker, tiny_
 def test_an_engine_that_hangs_or_dies_ends_the_process(make_worker, tiny_model, prompt: str, why: str) -> None:
     made = make_worker(tiny_model, [INJECTED, "fake"], ZIMAGE_STALL_SECONDS="2").ready()
     with ThreadPoolExecutor(2) as pool:
-        running = pool.submit(stream, made, prompt=prompt)
+        running = pool.submit(made.streamed, prompt=prompt)
         (name, told) = running.result(60)[-1]
     assert (name, told["error"]["code"]) == ("error", "generation_failed")
     assert made.process.wait(60) == 1
@@ -89,7 +69,7 @@ def test_one_user_s_hundred_then_a_drain_with_open_streams(make_worker, tiny_mod
         assert [each.result() for each in greedy] == [200] * 50
     with ThreadPoolExecutor(4) as pool:
         body = {"steps": 300, "size": "256x256"}
-        streams = [pool.submit(stream, made, **body) for _ in range(2)]
+        streams = [pool.submit(made.streamed, **body) for _ in range(2)]
         eventually(lambda: made.metric("zimage_requests_waiting") == 1)
         made.process.terminate()
         eventually(lambda: made.management.get("/health/ready").status_code == 503)
