@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import worker_metrics
 import yaml
 
 from zimage_operator.__main__ import CONTROLLER, document, rendered
@@ -20,7 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def outputs() -> dict[Path, str]:
     """Give every generated file with what it has to hold."""
-    return {ROOT / "crds" / f"{GROUP}_{PLURAL}.yaml": document(definition()), **goldens()}
+    crd = {ROOT / "crds" / f"{GROUP}_{PLURAL}.yaml": document(definition())}
+    return {**crd, ROOT / "docs" / "reference" / "worker-metrics.md": worker_metrics.page(), **goldens()}
 
 
 def goldens() -> dict[Path, str]:

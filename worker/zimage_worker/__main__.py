@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import __version__, logs, settings
+from . import __version__, logs, loop_lag, settings
 from .admission import FairQueue, RateLimit, Uploads
-from .app import create_app
+from .app import create_app, paths
 from .credentials import Gate
 from .dependencies import Parts
 from .encoding import Encoder
@@ -24,10 +24,12 @@ from .files import POLL_SECONDS, SecretFiles
 from .images import side
 from .management import Management
 from .metrics import Metrics
-from .middleware import UPLOADS_MAX_BYTES, Surroundings
-from .server import Server, listening, server
+from .middleware import UPLOADS_MAX_BYTES, Envelope, Quiet, Surroundings
+from .protocol import Edge, Port
+from .server import Server, connections_max, listening
 from .settings import Settings, SettingsWrong
 from .state import State
+from .visible import words_of
 
 log = logging.getLogger("zimage")
 
@@ -107,19 +109,24 @@ class Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop.set)
         parts = self.parts(loop)
-        surroundings = Surroundings(create_app(parts), self.settings, self.access_log)
+        app, management_app = create_app(parts), Management(parts.state, parts.queue, parts.metrics)
+        surroundings = Surroundings(app, words_of(paths(app)), self.settings, self.access_log, parts.metrics)
+        quiet = Quiet(management_app, words_of(management_app.paths), self.access_log)
         try:
             management = await self.start(
-                Management(parts.state, parts.queue, parts.metrics),
+                quiet, self.edge("management", parts.metrics),
                 self.settings.management_host, self.settings.management_port,
             )  # fmt: skip
-            api = await self.start(surroundings, self.settings.host, self.settings.port)
+            api = await self.start(
+                surroundings, self.edge("api", parts.metrics), self.settings.host, self.settings.port
+            )
         except OSError as error:
             log.critical("cannot listen: %s", error)
             return 1
         parts.state.listening = True
         parts.engine.start()
-        watching = [asyncio.create_task(each) for each in (self.watch(parts.state.files), self.guard(parts.engine))]
+        tasks = (self.watch(parts.state.files), self.guard(parts.engine), loop_lag.measure(parts.metrics))
+        watching = [asyncio.create_task(each) for each in tasks]
         await self.ended()
         parts.state.draining = True
         code = 1 if self.crash.is_set() else await self.drain(surroundings)
@@ -155,9 +162,13 @@ class Process:
             metrics=metrics,
         )
 
-    async def start(self, app: object, host: str, port: int) -> Running:
+    def edge(self, port: Port, metrics: Metrics) -> Edge:
+        """What a port's connections share."""
+        return Edge(port, connections_max(), metrics, self.access_log)
+
+    async def start(self, app: Envelope, edge: Edge, host: str, port: int) -> Running:
         """One server, listening when this returns."""
-        made = server(app)
+        made = Server(app, edge)
         bound = listening(host, port)
         running = Running(made, asyncio.create_task(made.serve([bound])))
         while not made.started and not running.task.done():

@@ -5,10 +5,9 @@ The two `zimage.` events are ours and are sent only to those who ask for `progre
 
 from __future__ import annotations
 
-import base64
-import json
 from typing import Any
 
+from .blobs import BLOB, json_with_blobs
 from .errors import WorkerError
 from .images import MODEL_ID, SIDE_STEP_PX, ImageOrder, Moved, Picture, Step
 
@@ -16,13 +15,8 @@ from .images import MODEL_ID, SIDE_STEP_PX, ImageOrder, Moved, Picture, Step
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
-def base64_text(content: bytes) -> str:
-    """As JSON carries bytes."""
-    return base64.b64encode(content).decode("ascii")
-
-
-def answer(order: ImageOrder, pictures: list[tuple[Picture, bytes]], created: int, tokens: int) -> dict[str, Any]:
-    """OpenAI's answer, with the seed of each image beside it. `created` in seconds since 1970."""
+def answer(order: ImageOrder, pictures: list[Picture], created: int, tokens: int) -> dict[str, Any]:
+    """OpenAI's answer with a BLOB for each image, and its seed beside it. `created` in seconds since 1970."""
     return {
         "created": created,
         "background": "opaque",
@@ -30,21 +24,21 @@ def answer(order: ImageOrder, pictures: list[tuple[Picture, bytes]], created: in
         "size": order.size,
         "steps": order.steps,
         "model": MODEL_ID,
-        "data": [{"b64_json": base64_text(content), "seed": picture.seed} for picture, content in pictures],
+        "data": [{"b64_json": BLOB, "seed": picture.seed} for picture in pictures],
         "usage": usage(order, len(pictures), tokens),
     }
 
 
-def event(name: str, content: dict[str, Any]) -> bytes:
-    """One Server-Sent Event."""
-    return f"event: {name}\ndata: {json.dumps(content)}\n\n".encode()
+def event(name: str, content: dict[str, Any], *blobs: bytes) -> bytes:
+    """One Server-Sent Event; `blobs` for the BLOBs in it."""
+    return f"event: {name}\ndata: ".encode() + json_with_blobs(content, blobs) + b"\n\n"
 
 
-def picture_event(name: str, order: ImageOrder, content: bytes, created: int) -> dict[str, Any]:
+def picture_event(name: str, order: ImageOrder, created: int) -> dict[str, Any]:
     """What partial and finished pictures have in common."""
     return {
         "type": name,
-        "b64_json": base64_text(content),
+        "b64_json": BLOB,
         "created_at": created,
         "size": order.size,
         "quality": "auto",
@@ -56,8 +50,8 @@ def picture_event(name: str, order: ImageOrder, content: bytes, created: int) ->
 def partial(order: ImageOrder, step: Step, content: bytes, created: int) -> bytes:
     """A preview."""
     name = f"{order.events}.partial_image"
-    shown = picture_event(name, order, content, created)
-    return event(name, shown | {"partial_image_index": step.partial, "image": step.image})
+    shown = picture_event(name, order, created)
+    return event(name, shown | {"partial_image_index": step.partial, "image": step.image}, content)
 
 
 def completed(
@@ -65,9 +59,9 @@ def completed(
 ) -> bytes:
     """A finished picture; one event for each, in order."""
     name = f"{order.events}.completed"
-    shown = picture_event(name, order, content, created)
+    shown = picture_event(name, order, created)
     extra = {"image": number, "seed": picture.seed, "steps": order.steps, "model": MODEL_ID}
-    return event(name, shown | extra | {"usage": used})
+    return event(name, shown | extra | {"usage": used}, content)
 
 
 def usage(order: ImageOrder, images: int, text_tokens: int | None) -> dict[str, Any]:

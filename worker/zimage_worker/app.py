@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.exceptions import HTTPException
 
 from .dependencies import ClientGone, Parts, known_caller
 from .errors import MethodNotAllowed, NotFound, WorkerError
+from .http_metrics import instrument
 from .openapi import document
 from .routes import health, images, models
 
@@ -22,11 +22,16 @@ def create_app(parts: Parts) -> FastAPI:
     app.add_exception_handler(WorkerError, refused)
     app.add_exception_handler(HTTPException, no_route)
     app.add_exception_handler(ClientGone, nobody)
-    Instrumentator(registry=parts.metrics.registry).instrument(app, metric_namespace="zimage")
+    instrument(app, parts.metrics.registry)
     frame = app.openapi
     # Not served (openapi_url is None): for the tests, and for whoever asks the factory.
     app.openapi = lambda: document(frame(), parts.settings.limits)  # type: ignore[method-assign]
     return app
+
+
+def paths(app: FastAPI) -> list[str]:
+    """Every path that is served, with {names} of its parameters."""
+    return [*app.openapi()["paths"], "/"]
 
 
 async def refused(_request: Request, error: Exception) -> Response:

@@ -5,14 +5,18 @@ WorkerError                     status  type                   code
 ├─ Unauthenticated              401     authentication_error   invalid_credentials
 ├─ NotFound                     404     invalid_request_error  not_found, model_not_found
 ├─ MethodNotAllowed             405     invalid_request_error  method_not_allowed
+├─ ClientTooSlow                408     invalid_request_error  client_too_slow
 ├─ BodyTooLarge                 413     invalid_request_error  body_too_large
+├─ UriTooLong                   414     invalid_request_error  uri_too_long
 ├─ UnsupportedMediaType         415     invalid_request_error  unsupported_media_type
 ├─ WrongHost                    421     invalid_request_error  wrong_host
 ├─ RateLimited                  429     rate_limit_error       rate_limit_exceeded
 ├─ QueueFull                    429     rate_limit_error       queue_full
+├─ HeaderTooLarge               431     invalid_request_error  header_too_large
 ├─ GenerationFailed             500     server_error           generation_failed
 ├─ OutOfMemory                  503     server_error           out_of_memory
 ├─ NotReady                     503     server_error           not_ready, draining
+│  └─ TooManyConnections        503     server_error           too_many_connections
 └─ RequestTimedOut              504     server_error           request_timeout
 """
 
@@ -93,6 +97,30 @@ class MethodNotAllowed(WorkerError):
         return {"Allow": self.allow}
 
 
+class ClientTooSlow(WorkerError):
+    """The request did not arrive in time; what was sent so far is thrown away."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "client_too_slow"
+
+
+class UriTooLong(WorkerError):
+    """No path of ours is that long."""
+
+    status = 414
+    type = "invalid_request_error"
+    code = "uri_too_long"
+
+
+class HeaderTooLarge(WorkerError):
+    """More bytes or fields than any honest header has."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "header_too_large"
+
+
 class BodyTooLarge(WorkerError):
     """More bytes than any honest request has."""
 
@@ -155,6 +183,12 @@ class NotReady(WorkerError):
 
     status = 503
     code = "not_ready"
+
+
+class TooManyConnections(NotReady):
+    """Each connection is somebody's request; there is no silent one to make room."""
+
+    code = "too_many_connections"
 
 
 class RequestTimedOut(WorkerError):

@@ -40,6 +40,8 @@ def configure() -> None:
     handler.setFormatter(JsonLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("zimage").setLevel(logging.INFO)
+    # It warns of each malformed request, without a word of whose it was: the access log has that line.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     logging.captureWarnings(True)
 
 
@@ -81,7 +83,8 @@ class AccessLog:
         """One request; the query string must be gone from `request` and `referer` already."""
         now = time.strftime("%d/%b/%Y:%H:%M:%S %z")
         self.out.write(
-            f'{escaped(address)} - {escaped(user) or "-"} [{now}] "{escaped(request)}" {status} {sent_bytes} '
+            f"{escaped(address) or '-'} - {escaped(user) or '-'} [{now}] "
+            f'"{escaped(request) or "-"}" {status} {sent_bytes} '
             f'"{escaped(referer) or "-"}" "{escaped(agent) or "-"}" {seconds:.3f}\n'
         )
         self.out.flush()

@@ -9,8 +9,9 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from .admission import FairQueue
+from .errors import MethodNotAllowed, NotFound
 from .metrics import Metrics
-from .middleware import SECURITY_HEADERS, Receive, Send
+from .middleware import Receive, Send, refuse
 from .state import State, posture
 
 Answer = tuple[int, str, bytes]
@@ -42,14 +43,14 @@ class Management:
             return
         path = self.paths.get(scope["path"])
         if path is None:
-            status, kind, body = as_json(404, {"error": {"message": "There is nothing here.", "code": "not_found"}})
+            await refuse(NotFound("There is nothing here."), send)
         elif scope["method"] not in {"GET", "HEAD"}:
-            status, kind, body = as_json(405, {"error": {"message": "Only GET.", "code": "method_not_allowed"}})
+            await refuse(MethodNotAllowed("Only GET and HEAD are served here.", "GET, HEAD"), send)
         else:
             status, kind, body = path()
-        headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode()), *SECURITY_HEADERS]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
 
     def startup(self) -> Answer:
         """200 once the model is loaded: until then the kubelet's startup probe waits."""
@@ -70,4 +71,6 @@ class Management:
         self.metrics.gpu_allocated.set(memory.allocated_bytes)
         self.metrics.gpu_reserved.set(memory.reserved_bytes)
         self.metrics.gpu_peak.set(memory.peak_bytes)
+        unused = memory.reserved_bytes - memory.allocated_bytes
+        self.metrics.gpu_fragmentation.set(unused / memory.reserved_bytes if memory.reserved_bytes else 0.0)
         return 200, CONTENT_TYPE_LATEST, generate_latest(self.metrics.registry)

@@ -9,6 +9,8 @@ from . import __version__
 # Turbo on a large GPU takes a second, on a small one ten, a queue minutes.
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300)
 STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+# A millisecond is nothing, fifty is the goal of /health/live under load.
+LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
 class Metrics:
@@ -46,6 +48,26 @@ class Metrics:
         self.gpu_allocated = Gauge("zimage_gpu_allocated_bytes", "Bytes of tensors on the GPU", registry=registry)
         self.gpu_reserved = Gauge("zimage_gpu_reserved_bytes", "Bytes the allocator holds", registry=registry)
         self.gpu_peak = Gauge("zimage_gpu_peak_bytes", "Most bytes of tensors so far", registry=registry)
+        self.gpu_fragmentation = Gauge(
+            "zimage_gpu_fragmentation_ratio", "Share of the held bytes that no tensor uses", registry=registry
+        )
+        self.connections_open = Gauge("zimage_connections_open", "Open connections", ["port"], registry=registry)
+        self.connections_refused = Counter(
+            "zimage_connections_refused", "Turned away: every connection was at work", ["port"], registry=registry
+        )
+        self.connections_evicted = Counter(
+            "zimage_connections_evicted", "Closed to make room for a newcomer", ["port"], registry=registry
+        )
+        self.connections_cut = Counter(
+            "zimage_connections_cut", "Closed because the client was too slow", ["port", "awaited"], registry=registry
+        )
+        self.http_refused = Counter(
+            "zimage_http_refused", "Requests refused before any route was looked for", ["port", "code"],
+            registry=registry,
+        )  # fmt: skip
+        self.loop_lag_seconds = Histogram(
+            "zimage_event_loop_lag_seconds", "How late the event loop is", buckets=LAG_SECONDS, registry=registry
+        )
         for result in ("hit", "miss"):
             self.embeddings.labels(result)
         for rung in ("retry", "tiled", "refused"):

@@ -1,4 +1,4 @@
-"""What surrounds every API request: id, access log, security headers, host check, a bounded body."""
+"""What surrounds every request: id, access log, security headers; on the API host check and a bounded body."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any
 from .addresses import client_address, host_allowed
 from .errors import BodyTooLarge, WorkerError, WrongHost
 from .logs import AccessLog, request_id
+from .metrics import Metrics
 from .settings import Settings
+from .visible import known_method, known_path, origin
 
 log = logging.getLogger("zimage.http")
 
@@ -58,12 +60,13 @@ async def refuse(error: WorkerError, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-class Surroundings:
-    """The outermost layer. It decides nothing but host and body size."""
+class Envelope:
+    """The outermost layer of either port: whatever happens inside, one answer and one line in the log."""
 
-    def __init__(self, app: App, settings: Settings, access_log: AccessLog) -> None:
+    def __init__(self, app: App, words: frozenset[str], access_log: AccessLog) -> None:
         self.app = app
-        self.settings = settings
+        # The segments of our paths: only they are shown in the log.
+        self.words = words
         self.access_log = access_log
         # Requests between their first byte and their last: what a drain waits for.
         self.in_flight = 0
@@ -76,9 +79,7 @@ class Surroundings:
         given = header(scope, b"x-request-id")
         name = given[0] if len(given) == 1 and REQUEST_ID.fullmatch(given[0]) else secrets.token_hex(8)
         request_id.set(name)
-        peer = scope["client"][0] if scope.get("client") else ""
-        forwarded = header(scope, b"x-forwarded-for")
-        scope["state"] |= {"address": client_address(peer, forwarded, self.settings.trusted_proxies), "user": ""}
+        scope["state"] |= {"address": self.address(scope), "user": ""}
         sent = {"status": 0, "bytes": 0}
 
         async def sending(message: Message) -> None:
@@ -86,7 +87,7 @@ class Surroundings:
                 sent["status"] = message["status"]
                 kept = [(key, value) for key, value in message.get("headers", []) if key != b"server"]
                 message["headers"] = [*kept, *SECURITY_HEADERS, (b"x-request-id", name.encode())]
-            else:
+            elif scope["method"] != "HEAD":
                 sent["bytes"] += len(message.get("body", b""))
             await send(message)
 
@@ -101,7 +102,59 @@ class Surroundings:
                 await refuse(WorkerError("The worker failed; see its log."), sending)
         finally:
             self.in_flight -= 1
-            self.write(scope, sent, time.monotonic() - began)
+            # 499 is nginx's number for a client that left; the protocol tells when it was sent away.
+            status = sent["status"] or scope["state"].get("refused") or 499
+            if self.worth_a_line(status):
+                self.write(scope, status, sent["bytes"], time.monotonic() - began)
+
+    def address(self, scope: MutableMapping[str, Any]) -> str:
+        """The peer."""
+        return scope["client"][0] if scope.get("client") else ""
+
+    def worth_a_line(self, _status: int) -> bool:
+        """Every request is."""
+        return True
+
+    async def guarded(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """The app."""
+        await self.app(scope, receive, send)
+
+    def write(self, scope: MutableMapping[str, Any], status: int, sent_bytes: int, seconds: float) -> None:
+        """The access log's line."""
+        path = known_path(scope["raw_path"].decode("latin-1"), self.words)
+        self.access_log.write(
+            scope["state"]["address"],
+            scope["state"]["user"],
+            f"{known_method(scope['method'])} {path} HTTP/{scope['http_version']}",
+            status,
+            sent_bytes,
+            origin("".join(header(scope, b"referer")[:1])),
+            "".join(header(scope, b"user-agent")[:1]),
+            seconds,
+        )
+
+
+class Quiet(Envelope):
+    """For the management port: the kubelet's probes are no news, somebody who looks for holes is."""
+
+    def worth_a_line(self, status: int) -> bool:
+        """503 is how a probe is told `not yet`."""
+        return status >= 400 and status != 503
+
+
+class Surroundings(Envelope):
+    """For the API port. It decides nothing but host and body size."""
+
+    def __init__(
+        self, app: App, words: frozenset[str], settings: Settings, access_log: AccessLog, metrics: Metrics
+    ) -> None:
+        super().__init__(app, words, access_log)
+        self.settings = settings
+        self.metrics = metrics
+
+    def address(self, scope: MutableMapping[str, Any]) -> str:
+        """The client behind the proxies that we trust."""
+        return client_address(super().address(scope), header(scope, b"x-forwarded-for"), self.settings.trusted_proxies)
 
     async def guarded(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Host, then body, then the app."""
@@ -114,23 +167,10 @@ class Surroundings:
                 return
             replay = await bounded(scope, receive)
         except WorkerError as error:
+            self.metrics.http_refused.labels("api", error.code).inc()
             await refuse(error, send)
             return
         await self.app(scope, replay, send)
-
-    def write(self, scope: MutableMapping[str, Any], sent: dict[str, int], seconds: float) -> None:
-        """The access log's line; 499 is nginx's number for a client that left."""
-        path = scope["raw_path"].decode("latin-1")
-        self.access_log.write(
-            scope["state"]["address"],
-            scope["state"]["user"],
-            f"{scope['method']} {path} HTTP/{scope['http_version']}",
-            sent["status"] or 499,
-            sent["bytes"],
-            "".join(header(scope, b"referer")[:1]).partition("?")[0],
-            "".join(header(scope, b"user-agent")[:1]),
-            seconds,
-        )
 
 
 def ensure_short(scope: MutableMapping[str, Any], most_bytes: int) -> None:

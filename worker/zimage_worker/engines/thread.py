@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -48,6 +49,8 @@ class Job:
     told: Told
     stop: threading.Event = field(default_factory=threading.Event)
     done: Future[Made] = field(default_factory=Future)
+    # The asker's: what the thread logs bears the request's id.
+    context: Context = field(default_factory=copy_context)
 
 
 def missing(path: Path) -> ModelProblem | None:
@@ -118,7 +121,8 @@ class EngineThread:
         try:
             engine = self.load()
             while engine:
-                self.work(engine, self.jobs.get())
+                job = self.jobs.get()
+                job.context.run(self.work, engine, job)
         except BaseException:
             log.critical("the engine thread died; the process ends", exc_info=True)
             self.phase = "failed"

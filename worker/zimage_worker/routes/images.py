@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -16,6 +15,7 @@ from fastapi import APIRouter, Request, Response
 from .. import __version__
 from ..answers import answer
 from ..auth import Caller
+from ..blobs import json_with_blobs
 from ..dependencies import ClientGone, Parts, TheCaller, TheParts, while_connected
 from ..engines import Made
 from ..errors import RequestTimedOut, UnsupportedMediaType, WorkerError
@@ -81,7 +81,10 @@ async def answered(order: ImageOrder, caller: Caller, tokens: int, parts: Parts)
     made = await generated(order, caller, parts)
     facts = described(order, parts)
     encoded = [(picture, await parts.encoder.encode(picture, order, facts)) for picture in made.pictures]
-    return bare_answer(order, *encoded[0]) if order.bare else json_answer(order, encoded, tokens)
+    if order.bare:
+        return bare_answer(order, *encoded[0])
+    # Megabytes of base64: not on the event loop.
+    return await asyncio.to_thread(json_answer, order, encoded, tokens)
 
 
 async def streamed(request: Request, order: ImageOrder, caller: Caller, tokens: int, outcome: Outcome) -> Response:
@@ -164,8 +167,9 @@ def bare_answer(order: ImageOrder, picture: Picture, content: bytes) -> Response
 
 def json_answer(order: ImageOrder, encoded: list[tuple[Picture, bytes]], tokens: int) -> Response:
     """OpenAI's answer."""
-    body = answer(order, encoded, int(time.time()), tokens)
-    return Response(json.dumps(body), media_type="application/json")
+    body = answer(order, [picture for picture, _ in encoded], int(time.time()), tokens)
+    content = json_with_blobs(body, [content for _, content in encoded])
+    return Response(content, media_type="application/json")
 
 
 class Outcome:
