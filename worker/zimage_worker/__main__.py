@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import __version__, logs, loop_lag, settings
 from . import plan_command as plan
-from .admission import FairQueue, RateLimit
+from .admission import FairQueue, RateLimit, Uploads
 from .app import create_app, paths
 from .credentials import Gate
 from .dependencies import Parts
@@ -27,7 +27,7 @@ from .images import side
 from .management import Management
 from .manifest import check_sizes
 from .metrics import Metrics
-from .middleware import Envelope, Quiet, Surroundings
+from .middleware import UPLOADS_MAX_BYTES, Envelope, Quiet, Surroundings
 from .protocol import Edge, Port
 from .server import Server, connections_max, listening
 from .settings import Settings, SettingsWrong
@@ -35,6 +35,12 @@ from .state import ModelFacts, State
 from .visible import words_of
 
 log = logging.getLogger("zimage")
+
+# The engine thread runs Python between its kernels. With the interpreter's own 5 ms each wake-up of the event
+# loop may wait that long, some ten times a request (measured: 50 ms for a refusal while a picture is made).
+SWITCH_SECONDS = 0.0005
+# How often the engine's pulse is felt.
+GUARD_SECONDS = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,6 +80,7 @@ def serve() -> int:
         print(f"ZIMAGE_ACCESS_LOG: {error.strerror}; write stdout or the path of a file", file=sys.stderr)
         return 2
     logs.configure()
+    sys.setswitchinterval(SWITCH_SECONDS)
     code = asyncio.run(Process(chosen, access_log).run())
     sys.stdout.flush()
     sys.stderr.flush()
@@ -81,7 +88,7 @@ def serve() -> int:
     os._exit(code)
 
 
-def loader(chosen: Settings, facts: ModelFacts) -> Loader:
+def loader(chosen: Settings, facts: ModelFacts, metrics: Metrics) -> Loader:
     """torch is imported on the engine thread, seconds after the management port answers."""
 
     def load(told: Callable[[Phase], None]) -> Engine:
@@ -91,7 +98,9 @@ def loader(chosen: Settings, facts: ModelFacts) -> Loader:
         from .engines import zimage
 
         side_px, most_px = side(chosen.limits), chosen.limits.max_pixels
-        engine = zimage.load(chosen.model_path, chosen.device, chosen.gpu_memory_bytes, side_px, most_px, told)
+        engine = zimage.load(
+            chosen.model_path, chosen.device, chosen.gpu_memory_bytes, side_px, most_px, metrics.counted, told
+        )
         if engine.placement:
             facts.strategy, facts.largest_pixels = engine.placement.strategy, engine.placement.largest_pixels
         return engine
@@ -130,13 +139,13 @@ class Process:
             return 1
         parts.state.listening = True
         parts.engine.start()
-        watching = asyncio.create_task(self.watch(parts.state.files))
-        measuring = asyncio.create_task(loop_lag.measure(parts.metrics))
+        tasks = (self.watch(parts.state.files), self.guard(parts.engine), loop_lag.measure(parts.metrics))
+        watching = [asyncio.create_task(each) for each in tasks]
         await self.ended()
-        watching.cancel()
-        measuring.cancel()
         parts.state.draining = True
         code = 1 if self.crash.is_set() else await self.drain(surroundings)
+        for task in watching:
+            task.cancel()
         await asyncio.gather(api.close(), management.close())
         return code
 
@@ -149,7 +158,8 @@ class Process:
         chosen, metrics = self.settings, Metrics()
         files = SecretFiles(chosen)
         facts = ModelFacts()
-        engine = EngineThread(chosen.model_path, loader(chosen, facts), lambda: self.crashed(loop))
+        loading = loader(chosen, facts, metrics)
+        engine = EngineThread(chosen.model_path, loading, lambda: self.crashed(loop), metrics.busy_seconds.inc)
         if chosen.auth_mode == "None":
             log.warning("AUTHENTICATION IS OFF: ZIMAGE_AUTH_MODE is None, everybody who reaches the port is served")
         rates = (chosen.rate_limit_per_minute, chosen.rate_limit_burst, time.monotonic)
@@ -159,9 +169,10 @@ class Process:
             gate=Gate(files, chosen.auth_mode == "Basic", metrics, time.monotonic),
             addresses=RateLimit(*rates),
             users=RateLimit(*rates),
-            queue=FairQueue(chosen.queue_length, time.monotonic),
+            queue=FairQueue(chosen.queue_length, chosen.request_timeout_seconds, time.monotonic),
+            uploads=Uploads(UPLOADS_MAX_BYTES),
             engine=engine,
-            encoder=Encoder(),
+            encoder=Encoder(metrics.encode_seconds.observe),
             metrics=metrics,
         )
 
@@ -188,6 +199,14 @@ class Process:
         except Exception:
             log.critical("the credentials can no longer be followed; the process ends", exc_info=True)
             self.crash.set()
+
+    async def guard(self, engine: EngineThread) -> None:
+        """A thread that hangs cannot say so itself; also during a drain, which would wait for it in vain."""
+        while not engine.silent_too_long(self.settings.stall_seconds):
+            await asyncio.sleep(GUARD_SECONDS)
+        log.critical("the engine has made no step for too long; the process ends")
+        engine.give_up()
+        self.crash.set()
 
     async def ended(self) -> None:
         """Until somebody wants it to end, or it must."""

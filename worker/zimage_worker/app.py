@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from .dependencies import ClientGone, Parts, known_caller
 from .errors import MethodNotAllowed, NotFound, WorkerError
 from .http_metrics import instrument
+from .openapi import document
 from .routes import health, images, models
 
 
@@ -22,6 +23,9 @@ def create_app(parts: Parts) -> FastAPI:
     app.add_exception_handler(HTTPException, no_route)
     app.add_exception_handler(ClientGone, nobody)
     instrument(app, parts.metrics.registry)
+    frame = app.openapi
+    # Not served (openapi_url is None): for the tests, and for whoever asks the factory.
+    app.openapi = lambda: document(frame(), parts.settings.limits)  # type: ignore[method-assign]
     return app
 
 

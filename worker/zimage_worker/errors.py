@@ -14,6 +14,7 @@ WorkerError                     status  type                   code
 ├─ QueueFull                    429     rate_limit_error       queue_full
 ├─ HeaderTooLarge               431     invalid_request_error  header_too_large
 ├─ GenerationFailed             500     server_error           generation_failed
+├─ OutOfMemory                  503     server_error           out_of_memory
 ├─ NotReady                     503     server_error           not_ready, draining
 │  └─ TooManyConnections        503     server_error           too_many_connections
 └─ RequestTimedOut              504     server_error           request_timeout
@@ -164,6 +165,17 @@ class GenerationFailed(WorkerError):
     """The model broke on this request; the log says how."""
 
     code = "generation_failed"
+
+
+class OutOfMemory(WorkerError):
+    """This size does not fit the GPU now; a smaller one may."""
+
+    status = 503
+    code = "out_of_memory"
+
+    def __init__(self, size: str, *, retry_after_seconds: int) -> None:
+        message = f"The GPU has not enough memory for {size}; ask for a smaller size, or try again later."
+        super().__init__(message, param="size", retry_after_seconds=retry_after_seconds)
 
 
 class NotReady(WorkerError):

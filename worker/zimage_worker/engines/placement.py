@@ -15,11 +15,9 @@ import torch
 
 from ..memory_plan import CONTEXT_BYTES, GIB, TILE_PX, TOKEN_PX, ModelShape, Plan, Strategy, Work, plan
 from ..shape_files import ShapeUnknown, shape_in
+from .prompts import TOKENS_MAX
 
 log = logging.getLogger("zimage.engine")
-
-# The longest prompt that the engine accepts.
-PROMPT_TOKENS = 1024
 
 
 class DoesNotFit(Exception):
@@ -95,7 +93,7 @@ def planned(shape: ModelShape, gpu_bytes: int, pixels: int) -> Plan:
     """For a square of so many pixels; pictures are made one at a time, and any may have guidance."""
     side = isqrt(pixels)
     side += (-side) % TOKEN_PX if side * side < pixels else 0
-    return plan(shape, Work(side, side, guided=True, prompt_tokens=PROMPT_TOKENS), gpu_bytes)
+    return plan(shape, Work(side, side, guided=True, prompt_tokens=TOKENS_MAX), gpu_bytes)
 
 
 def place(pipeline: Any, device: str, placement: Placement | None) -> None:
