@@ -62,6 +62,10 @@ class Living(TorchDispatchMode):
         self.now -= self.living.pop(key, 0)
 
 
+def nobody(_event: object) -> None:
+    """Nobody listens to what the engine tells."""
+
+
 def transformer(shape: ModelShape) -> Any:
     return ZImageTransformer2DModel(
         in_channels=shape.latent_channels, dim=shape.dim, n_layers=shape.layers, n_refiner_layers=shape.refiner_layers,
@@ -187,15 +191,15 @@ def pictures(folder: Path) -> dict[str, Any]:
             zimage.placement_on,
             lambda *_, it=strategy: placement.Placement(it, 0, 1024 * 1024) if it else None,
         )
-        engine = zimage.load(folder, "cpu", None, 16, 640 * 640, lambda _phase: None)
+        engine = zimage.load(folder, "cpu", None, 16, 640 * 640, nobody, nobody)
         zimage.placement_on = placement_on
         stop = threading.Event()
         stop.set()
         try:
-            engine.generate(order, 3, stop)
+            engine.generate(order, 3, stop, nobody)
         except Stopped:
             found[f"{strategy} stopped"] = True
-        made = engine.generate(order, 3, threading.Event())
+        made = engine.generate(order, 3, threading.Event(), nobody)
         found[str(strategy)] = made.pictures[0].image.tobytes().hex()
     return found
 

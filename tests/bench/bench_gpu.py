@@ -54,6 +54,10 @@ class Measured:
     decode_seconds: float
 
 
+def nobody(_event: object) -> None:
+    """Nobody listens to what the engine tells."""
+
+
 def built(shape: ModelShape, device: str) -> tuple[Any, ModelShape]:
     """The pipeline on the device, and the shape with its true sizes. Random weights: times do not depend on them."""
     torch.manual_seed(0)
@@ -83,7 +87,7 @@ def order(side: int, steps: int = STEPS) -> ImageOrder:
 def timed(engine: ZImageEngine, side: int) -> tuple[float, float]:
     """Seconds of a picture and of its decode."""
     began = time.perf_counter()
-    made = engine.generate(order(side), 1, threading.Event())
+    made = engine.generate(order(side), 1, threading.Event(), nobody)
     return time.perf_counter() - began, made.decode_seconds
 
 
@@ -171,7 +175,7 @@ def main() -> int:
     total = torch.cuda.get_device_properties(arguments.device).total_memory if cuda else 64 * GIB
     placement = decided(shape, total, max(sides) ** 2)
     place(pipeline, arguments.device, placement)
-    engine = ZImageEngine(pipeline, arguments.device, placement)
+    engine = ZImageEngine(pipeline, arguments.device, nobody, placement)
     rows = [measured(engine, shape, placement, side) for side in sides]
     row = in_a_row(engine, [*sides, sides[0] // 32 * 16], arguments.count)
     show(rows, row, torch.cuda.get_device_name() if cuda else "no GPU: NOT a measurement", placement)

@@ -20,6 +20,10 @@ from zimage_worker.settings import Limits
 ORDER = b'{"prompt":"a red fox","size":"64x64","steps":2,"seed":7}'
 
 
+def nobody(_event: object) -> None:
+    """Nobody listens to what the engine tells."""
+
+
 def main() -> None:
     model, picture = Path(sys.argv[1]), Path(sys.argv[2])
     torch.manual_seed(5)
@@ -33,8 +37,8 @@ def main() -> None:
     ).save_pretrained(str(model))
     (model / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
     diffusion.save_pretrained(str(model / "transformer"), max_shard_size="500KB")
-    engine = zimage.load(model, "cpu", None, 64, 4096, lambda _phase: None)
-    made = engine.generate(parse_order(ORDER, "", Limits(4096, 50, 1)), 7, threading.Event())
+    engine = zimage.load(model, "cpu", None, 64, 4096, nobody, nobody)
+    made = engine.generate(parse_order(ORDER, "", Limits(4096, 50, 1)), 7, threading.Event(), nobody)
     made.pictures[0].image.save(picture)
     # What must not be fetched.
     for path in ("transformer/diffusion_pytorch_model.bin", "pipeline.py", "README.md", "assets/a.png"):
