@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from . import __version__, logs, settings
@@ -22,9 +23,11 @@ from .engines import Engine, Loader, Phase
 from .engines.thread import EngineThread
 from .files import POLL_SECONDS, SecretFiles
 from .images import side
+from .jwks_url import AtMostEvery, JwksUrl
 from .management import Management
 from .metrics import Metrics
 from .middleware import Surroundings
+from .routes import verify
 from .server import Server, listening, server
 from .settings import Settings, SettingsWrong
 from .state import State
@@ -85,6 +88,13 @@ def loader(chosen: Settings) -> Loader:
     return load
 
 
+async def follow(files: SecretFiles) -> None:
+    """For ever."""
+    while True:
+        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.to_thread(files.read)
+
+
 class Process:
     """Everything that lives as long as the process."""
 
@@ -112,9 +122,10 @@ class Process:
             return 1
         parts.state.listening = True
         parts.engine.start()
-        watching = asyncio.create_task(self.watch(parts.state.files))
+        watching = [asyncio.create_task(self.watch(follow)) for follow in self.followed(parts.state.files)]
         await self.ended()
-        watching.cancel()
+        for task in watching:
+            task.cancel()
         parts.state.draining = True
         code = 1 if self.crash.is_set() else await self.drain(surroundings)
         await asyncio.gather(api.close(), management.close())
@@ -129,15 +140,22 @@ class Process:
         chosen, metrics = self.settings, Metrics()
         files = SecretFiles(chosen)
         engine = EngineThread(chosen.model_path, loader(chosen), lambda: self.crashed(loop))
-        if chosen.auth_mode == "None":
+        jwks = chosen.auth.jwt.jwks_url if chosen.auth.jwt else ""
+        self.jwks = JwksUrl(jwks, files.jwks, time.monotonic) if jwks else None
+        # A file's newer keys are a read away, an address' a fetch.
+        newer = (
+            self.jwks.newer if self.jwks else AtMostEvery(1.0, partial(asyncio.to_thread, files.read), time.monotonic)
+        )
+        if chosen.auth.mode == "None":
             log.warning("AUTHENTICATION IS OFF: ZIMAGE_AUTH_MODE is None, everybody who reaches the port is served")
         rates = (chosen.rate_limit_per_minute, chosen.rate_limit_burst, time.monotonic)
         return Parts(
             settings=chosen,
             state=State(chosen, engine, files),
-            gate=Gate(files, chosen.auth_mode == "Basic", metrics, time.monotonic),
+            gate=Gate(chosen.auth, files, newer, metrics, time.monotonic, time.time),
             addresses=RateLimit(*rates),
             users=RateLimit(*rates),
+            verifications=verify.limit(*rates),
             queue=FairQueue(chosen.queue_length, time.monotonic),
             engine=engine,
             encoder=Encoder(),
@@ -154,12 +172,14 @@ class Process:
         log.info("listening on %s:%d", host, port)
         return running
 
-    async def watch(self, files: SecretFiles) -> None:
-        """Follow the Secrets; a watcher that dies takes the process with it."""
+    def followed(self, files: SecretFiles) -> list[Callable[[], Awaitable[None]]]:
+        """What changes while the process runs."""
+        return [partial(follow, files), *([self.jwks.follow] if self.jwks else [])]
+
+    async def watch(self, follow: Callable[[], Awaitable[None]]) -> None:
+        """Follow the credentials; a watcher that dies takes the process with it."""
         try:
-            while True:
-                await asyncio.sleep(POLL_SECONDS)
-                await asyncio.to_thread(files.read)
+            await follow()
         except Exception:
             log.critical("the credentials can no longer be followed; the process ends", exc_info=True)
             self.crash.set()
