@@ -34,9 +34,8 @@ def test_defaults_are_the_contract() -> None:
     [
         ("ZIMAGE_MODEL_PATH", "", "not set"),
         ("ZIMAGE_AUTH_MODE", "", "never guessed"),
-        ("ZIMAGE_AUTH_MODE", "basic", "Basic or None"),
-        ("ZIMAGE_AUTH_MODE", "JWT", "issue 4"),
-        ("ZIMAGE_AUTH_MODE", "Any", "issue 4"),
+        ("ZIMAGE_AUTH_MODE", "basic", "Basic, JWT, Any or None"),
+        ("ZIMAGE_AUTH_MODE", "jwt", "Basic, JWT, Any or None"),
         ("ZIMAGE_BASIC_FILE", "", "mode Basic"),
         ("ZIMAGE_ALLOWED_HOSTS", " , ", "not set"),
         ("ZIMAGE_ALLOWED_HOSTS", "https://x.example.org", "host name"),
@@ -60,7 +59,7 @@ def test_a_mistake_names_the_variable_and_what_to_write(name: str, value: str, s
 
 
 def test_none_needs_no_file() -> None:
-    assert parse({**GOOD, "ZIMAGE_AUTH_MODE": "None", "ZIMAGE_BASIC_FILE": ""}).basic_file is None
+    assert parse({**GOOD, "ZIMAGE_AUTH_MODE": "None", "ZIMAGE_BASIC_FILE": ""}).auth.basic_file is None
 
 
 def test_quantities() -> None:

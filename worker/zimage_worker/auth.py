@@ -11,10 +11,11 @@ import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import argon2
 import bcrypt
+
+from .problems import Problem, shown
 
 # bcrypt reads no more; longer passwords never match, so that no two of them are the same.
 BCRYPT_MAX_BYTES = 72
@@ -28,8 +29,6 @@ HEADER_MAX_CHARACTERS = 4096
 # Names are remembered by the limits: long ones would be a way to fill the memory.
 USER_MAX_CHARACTERS = 256
 
-Reason = Literal["SecretMissing", "SecretMalformed", "JWKSUnreachable"]
-
 
 @dataclass(frozen=True)
 class Caller:
@@ -37,14 +36,6 @@ class Caller:
 
     user: str
     address: str
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Why a credential source lets nobody in."""
-
-    reason: Reason
-    message: str
 
 
 @dataclass(frozen=True)
@@ -61,11 +52,6 @@ class Basic:
 
     user: str
     password: str
-
-
-def shown(user: str) -> str:
-    """A name from a file as it may stand in a message."""
-    return "".join(letter if letter.isprintable() else "?" for letter in user[:64])
 
 
 def weakness(hashed: str) -> str | None:

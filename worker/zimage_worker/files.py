@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from .auth import Htpasswd, Problem, parse_htpasswd
+from .auth import Htpasswd, parse_htpasswd
 from .certificate import Certificate, parse_certificate
 from .keys import KeySet, parse_jwks
 from .own_tokens import parse_signing_keys
+from .problems import Problem
 from .settings import Settings
 
 log = logging.getLogger("zimage.files")

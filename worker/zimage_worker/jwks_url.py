@@ -11,9 +11,9 @@ from urllib.parse import SplitResult, urlsplit
 
 import h11
 
-from .auth import Problem
 from .files import Source
 from .keys import KeySet
+from .problems import Problem
 
 log = logging.getLogger("zimage.jwks")
 

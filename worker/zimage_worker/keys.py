@@ -11,7 +11,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from .auth import Problem, shown
+from .problems import Problem, shown
 
 # Issuers keep two or three; more is no key set.
 KEYS_MAX = 64
@@ -119,6 +119,8 @@ def parse_key(member: Mapping[str, Any], allowed: Sequence[str]) -> Key | None:
     if not isinstance(kid, str) or len(kid) > 256:
         raise Unusable("a kid must be a text of at most 256 characters")
     named = f"key {shown(kid) or '(without kid)'}"
+    if "d" in member:
+        raise Unusable(f"{named} is a private key; publish only its public part, and replace it")
     operations = member.get("key_ops", ["verify"])
     if not isinstance(operations, list):
         raise Unusable(f"{named} has key_ops that are no list")
@@ -127,8 +129,6 @@ def parse_key(member: Mapping[str, Any], allowed: Sequence[str]) -> Key | None:
     fitting = [name for name in allowed if fits(member, name)]
     if not fitting:
         return None
-    if "d" in member:
-        raise Unusable(f"{named} is a private key; publish only its public part, and replace it")
     try:
         material = jwt.PyJWK(dict(member), fitting[0]).key
     except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError, OverflowError):

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping
-from typing import Any
 
 import jwt
 
-from .auth import Problem
 from .keys import Key, KeySet
+from .problems import Problem, Reason
 from .tokens import Policy, TokenRefused, verify
 
 ISSUER = "zimage-worker"
@@ -40,7 +39,7 @@ def parse_signing_keys(content: bytes | None, where: str) -> KeySet:
     return KeySet({key.kid: key for key in keys})
 
 
-def refused(reason: Any, message: str) -> KeySet:
+def refused(reason: Reason, message: str) -> KeySet:
     """No keys, and why."""
     return KeySet({}, (Problem(reason, message),))
 

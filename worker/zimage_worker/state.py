@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import __version__
-from .auth import shown
 from .engines import Phase
 from .engines.thread import EngineThread
 from .errors import NotReady
 from .files import SecretFiles
+from .problems import shown
 from .settings import Settings
 
 # Until the next replica or the model is there; a guess.

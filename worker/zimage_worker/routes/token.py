@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from ..addresses import bucket
 from ..auth import HEADER_MAX_CHARACTERS, USER_MAX_CHARACTERS, Basic
 from ..dependencies import Parts, TheParts, limited
-from ..errors import RateLimited, GrantRateLimited, GrantRefused
+from ..errors import GrantRateLimited, GrantRefused, RateLimited
 
 router = APIRouter()
 
