@@ -12,7 +12,7 @@ Address = IPv4Address | IPv6Address
 # A client gets a /64 from its provider: one bucket for all of it.
 IPV6_CLIENT_BITS = 64
 # A name with or without its final dot, or an IPv6 address in brackets; then perhaps a port.
-HOST = re.compile(r"(\[(?P<six>[0-9a-f:.]+)\]|(?P<name>[^\s:\[\]@/]+?)\.?)(:[0-9]{1,5})?")
+HOST = re.compile(r"(\[(?P<six>[0-9a-f:.]+)\]|(?P<name>[^\s:\[\]@/]+?)\.?)(:[0-9]{0,5})?")
 
 
 def parse_address(text: str) -> Address | None:
