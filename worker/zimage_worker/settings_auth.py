@@ -148,24 +148,27 @@ def algorithms(read: Reader) -> tuple[str, ...]:
 
 
 def jwks_url(read: Reader) -> str:
-    """An https address; plain http only to this machine."""
-    return read.parsed("ZIMAGE_JWT_JWKS_URL", checked_url, "", "https://HOST/PATH (http only to 127.0.0.1)")
-
-
-def checked_url(text: str) -> str:
-    """The address of a key set.
-
-    Raises:
-        ValueError: it is none, or whoever stands between could change the keys.
-    """
-    parts = urlsplit(text)
-    host = parts.hostname or ""
-    plain = parts.scheme == "http" and is_loopback(host)
-    if not host or not (parts.scheme == "https" or plain) or parts.port == 0:
-        raise ValueError(text)
-    if "@" in parts.netloc or parts.fragment or not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError(text)
+    """An https address; plain http only to this machine. Never shown: it may hold a password."""
+    text = read.text("ZIMAGE_JWT_JWKS_URL")
+    if text and not is_safe(text):
+        read.wrong("ZIMAGE_JWT_JWKS_URL", "it is no safe address", "https://HOST/PATH (http only to 127.0.0.1)")
     return text
+
+
+def is_safe(url: str) -> bool:
+    """Whether nobody between us and the address can change the keys."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    readable = url.isascii() and url.isprintable() and " " not in url and "@" not in parts.netloc and not parts.fragment
+    return (
+        bool(host)
+        and port != 0
+        and readable
+        and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))
+    )
 
 
 def is_loopback(host: str) -> bool:
