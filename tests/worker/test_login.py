@@ -145,8 +145,8 @@ def test_thirty_at_once_with_the_right_password_all_get_in(gated, eventually) ->
 
 
 def test_an_unknown_user_takes_as_long_as_a_known_one(gated, eventually) -> None:
-    """Welch's t over 300 tries, interleaved; without a hash for strangers it is above 50 here."""
-    before, cost = gated.worker.htpasswd.read_text(), 6
+    """Welch's t over 300 tries, interleaved; without a hash for strangers it was 8 on a very busy machine."""
+    before, cost = gated.worker.htpasswd.read_text(), 7
     try:
         gated.worker.htpasswd.write_text("".join(entry(name, "canary-x", cost) for name in ("erin", "frank")))
         eventually(lambda: gated.worker.posture()["auth"]["users"] == 2)
@@ -164,7 +164,7 @@ def test_an_unknown_user_takes_as_long_as_a_known_one(gated, eventually) -> None
     spread = (statistics.variance(known) + statistics.variance(unknown)) / 120
     t = (statistics.mean(known) - statistics.mean(unknown)) / spread**0.5
     ratio = statistics.median(unknown) / statistics.median(known)
-    assert abs(t) < 6 or 0.8 < ratio < 1.25, (t, ratio)
+    assert abs(t) < 4 or 0.8 < ratio < 1.25, (t, ratio)
 
 
 # --- POST /token ---------------------------------------------------------------------------------
