@@ -82,6 +82,18 @@ async def test_a_guesser_without_tokens_does_not_learn_that_a_guess_is_right(ask
     assert await asked("alice", address=THERE) is True
 
 
+async def test_the_owner_stays_while_somebody_at_his_address_guesses_and_no_guess_is_free(asked, hashes) -> None:
+    assert await asked("alice")
+    for number in range(150):
+        await asked("alice", f"guess-{number}")
+    assert len(hashes) == 1 + passwords.GUESSES_BURST
+    assert [await asked("alice") for _ in range(300)] == [True] * 300
+    assert await asked("alice", "guess-0") == 429
+    for number in range(150, 250):
+        await asked("alice", f"guess-{number}")
+    assert await asked("alice") == 429
+
+
 async def test_guesses_at_others_lock_nobody_out_who_was_here_before(asked, clock: Clock, hashes) -> None:
     """One proxy address for all: the guesser's and alice's."""
     assert await asked("alice")

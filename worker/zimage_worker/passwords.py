@@ -29,6 +29,9 @@ ADDRESS_GUESSES_PER_MINUTE, ADDRESS_GUESSES_BURST = 120.0, 200
 USER_GUESSES_PER_MINUTE, USER_GUESSES_BURST = 60.0, 200
 # The same wrong password again and again is a script with an old one, not a guesser.
 REPEATS_PER_MINUTE, REPEATS_BURST = 10.0, 20
+# Without tokens the remembered owner still gets in where he was right before, unless as many different
+# guesses have come from his very address: they could find his password too.
+EXCUSES_PER_MINUTE, EXCUSES_BURST = 60.0, 200
 # Who was right here today is not held back by what others do at this address or to this name.
 PROVED_SECONDS = 24 * 3600.0
 PROVED_MAX = 10_000
@@ -72,6 +75,7 @@ class Passwords:
         self.addresses = RateLimit(ADDRESS_GUESSES_PER_MINUTE, ADDRESS_GUESSES_BURST, clock)
         self.users = RateLimit(USER_GUESSES_PER_MINUTE, USER_GUESSES_BURST, clock)
         self.repeats = RateLimit(REPEATS_PER_MINUTE, REPEATS_BURST, clock)
+        self.excuses = RateLimit(EXCUSES_PER_MINUTE, EXCUSES_BURST, clock)
         self.hashing: dict[bytes, asyncio.Task[bool]] = {}
         self.pool = ThreadPoolExecutor(HASHING_THREADS, thread_name_prefix="hash")
 
@@ -93,19 +97,25 @@ class Passwords:
     def asked(self, key: bytes, basic: Basic, users: Mapping[str, str], address: str) -> asyncio.Task[bool] | None:
         """The hash that answers; None where memory does. Runs in one piece: nothing slips between."""
         proof = self.digest(basic.user, address)
-        limits = [(self.pairs, f"{address} {basic.user}")]
-        if proof not in self.proved:
+        pair, proved = f"{address} {basic.user}", proof in self.proved
+        limits = [(self.pairs, pair)]
+        if not proved:
             limits += [(self.addresses, address), (self.users, basic.user)]
         # Before the memory: or a guesser without tokens would go on, and learn of the one right guess.
-        for limit, name in limits:
-            limit.ensure(name)
+        try:
+            for limit, name in limits:
+                limit.ensure(name)
+        except RateLimited:
+            if proved and self.excused(key, pair):
+                return None
+            raise
         if key in self.known_right:
             return None
         if key in self.known_wrong:
             self.repeats.take(key.hex())
             return None
         if key not in self.hashing:
-            if len(self.hashing) >= HASHES_MAX and proof not in self.proved:
+            if len(self.hashing) >= HASHES_MAX and not proved:
                 raise RateLimited("Too many sign in at the same time; try again in 1 s.", retry_after_seconds=1)
             # Taken before and given back, or parallel guesses would slip through.
             for limit, name in limits:
@@ -113,6 +123,14 @@ class Passwords:
             work = self.hash(key, partial(check, basic, users))
             self.hashing[key] = asyncio.create_task(self.settled(work, proof, limits))
         return self.hashing[key]
+
+    def excused(self, key: bytes, pair: str) -> bool:
+        """Whether this is the remembered password of an owner who is guessed at; counts the guesses."""
+        if self.excuses.level(pair) < 1:
+            return False
+        if key not in self.known_right and key not in self.known_wrong:
+            self.excuses.take(pair)
+        return key in self.known_right
 
     async def hash(self, key: bytes, work: Callable[[], bool]) -> bool:
         """The slow check, remembered for a minute."""
