@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -184,25 +185,9 @@ def gated(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
         made.end()
 
 
-@pytest.fixture
-def make_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
-    """A process of one's own, with the shared one's credentials."""
-    made: list[Worker] = []
-
-    def make(model: Path, **settings: str) -> Worker:
-        one = Worker(tmp_path / f"worker-{len(made)}", model, **settings)
-        one.htpasswd.write_text(SECRET_LINE)
-        made.append(one)
-        return one.start()
-
-    yield make
-    for one in made:
-        one.end()
-
-
-@pytest.fixture(scope="session")
-def make_worker_in() -> Iterator[Callable[..., Worker]]:
-    """As make_worker, for fixtures that live longer than a test."""
+@contextmanager
+def crew() -> Iterator[Callable[..., Worker]]:
+    """Starts processes with the shared one's credentials; ends them all."""
     made: list[Worker] = []
 
     def make(folder: Path, model: Path, **settings: str) -> Worker:
@@ -214,6 +199,21 @@ def make_worker_in() -> Iterator[Callable[..., Worker]]:
     yield make
     for one in made:
         one.end()
+
+
+@pytest.fixture
+def make_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """A process of one's own, with the shared one's credentials."""
+    numbers = itertools.count()
+    with crew() as make:
+        yield lambda model, **settings: make(tmp_path / f"worker-{next(numbers)}", model, **settings)
+
+
+@pytest.fixture(scope="session")
+def make_worker_in() -> Iterator[Callable[..., Worker]]:
+    """As make_worker, for fixtures that live longer than a test; the folder comes first."""
+    with crew() as make:
+        yield make
 
 
 @pytest.fixture(name="eventually", scope="session")
