@@ -84,7 +84,8 @@ NUMBERS = itertools.count()
 
 def order(side: int, steps: int = STEPS) -> ImageOrder:
     return ImageOrder(
-        prompt=f"{PROMPT} {next(NUMBERS):04d}", negative_prompt="", width_px=side, height_px=side, images=1, steps=steps,
+        prompt=f"{PROMPT} {next(NUMBERS):04d}", negative_prompt="",
+        width_px=side, height_px=side, images=1, steps=steps,
         guidance_scale=0.0, seed=0, format="png", compression=None, bare=False,
         stream=False, partial_images=0, progress=False,
     )  # fmt: skip

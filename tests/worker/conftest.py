@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ import bcrypt
 import httpx
 import openai
 import pytest
+
+from issuer import AUDIENCE, ISSUER, Issuer
 
 USER, PASSWORD = "alice", "canary-password-7f3a"
 SECRET_LINE = f"{USER}:{bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()}\n"
@@ -170,13 +174,57 @@ def worker(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
         made.end()
 
 
-@pytest.fixture
-def make_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
-    """A process of one's own, with the shared one's credentials."""
+class Gated:
+    """A worker that takes passwords, an issuer's tokens and its own, and the files that it reads."""
+
+    def __init__(self, worker: Worker, folder: Path, issuer: Issuer) -> None:
+        self.worker, self.issuer = worker, issuer
+        self.jwks, self.signing = folder / "jwks.json", folder / "signing"
+        self.addresses = (f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}" for n in itertools.count(1))
+
+    def get(self, path: str = "/v1/models", authorization: str | None = None, **options: Any) -> httpx.Response:
+        """From an address of its own unless told otherwise: guesses of one test are no other's."""
+        headers = {"X-Forwarded-For": next(self.addresses), **options.pop("headers", {})}
+        if authorization is not None:
+            headers["Authorization"] = authorization
+        return self.worker.api.request(options.pop("method", "GET"), path, headers=headers, **options)
+
+    def bearer(self, token: str, path: str = "/v1/models") -> httpx.Response:
+        return self.get(path, f"Bearer {token}".strip())
+
+    def token(self, user: str = USER, password: str = PASSWORD, **fields: str) -> httpx.Response:
+        form = {"grant_type": "password", "username": user, "password": password, **fields}
+        headers = {"X-Forwarded-For": next(self.addresses)}
+        return self.worker.api.post("/token", data=form, headers=headers)
+
+
+@pytest.fixture(scope="session")
+def gated(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Gated]:
+    """The shared process of mode Any: tests leave its files as they found them."""
+    folder, issuer = tmp_path_factory.mktemp("gated"), Issuer()
+    made = Worker(
+        folder, tiny_model, ZIMAGE_AUTH_MODE="Any", ZIMAGE_JWT_ISSUER=ISSUER, ZIMAGE_JWT_AUDIENCES=f"other,{AUDIENCE}",
+        ZIMAGE_JWT_JWKS_FILE=str(folder / "jwks.json"), ZIMAGE_TOKEN_SIGNING_KEY_FILE=str(folder / "signing"),
+    )  # fmt: skip
+    found = Gated(made, folder, issuer)
+    made.htpasswd.write_text(SECRET_LINE)
+    found.jwks.write_bytes(issuer.jwks())
+    found.signing.write_text("canary-signing-key-0123456789abcdef\n")
+    made.start()
+    try:
+        made.ready()
+        yield found
+    finally:
+        made.end()
+
+
+@contextmanager
+def crew() -> Iterator[Callable[..., Worker]]:
+    """Starts processes with the shared one's credentials; ends them all."""
     made: list[Worker] = []
 
-    def make(model: Path, command: list[str] | None = None, **settings: str) -> Worker:
-        one = Worker(tmp_path / f"worker-{len(made)}", model, **settings)
+    def make(folder: Path, model: Path, command: list[str] | None = None, **settings: str) -> Worker:
+        one = Worker(folder, model, **settings)
         one.command = command or one.command
         one.htpasswd.write_text(SECRET_LINE)
         made.append(one)
@@ -185,6 +233,21 @@ def make_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     yield make
     for one in made:
         one.end()
+
+
+@pytest.fixture
+def make_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """A process of one's own, with the shared one's credentials."""
+    numbers = itertools.count()
+    with crew() as make:
+        yield lambda model, *rest, **settings: make(tmp_path / f"worker-{next(numbers)}", model, *rest, **settings)
+
+
+@pytest.fixture(scope="session")
+def make_worker_in() -> Iterator[Callable[..., Worker]]:
+    """As make_worker, for fixtures that live longer than a test; the folder comes first."""
+    with crew() as make:
+        yield make
 
 
 @pytest.fixture(name="eventually", scope="session")

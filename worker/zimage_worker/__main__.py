@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from . import __version__, logs, loop_lag, settings
@@ -24,11 +25,13 @@ from .engines.thread import EngineThread
 from .fetch import command as fetch
 from .files import POLL_SECONDS, SecretFiles
 from .images import side
+from .jwks_url import AtMostEvery, JwksUrl
 from .management import Management
 from .manifest import check_sizes
 from .metrics import Metrics
 from .middleware import UPLOADS_MAX_BYTES, Envelope, Quiet, Surroundings
 from .protocol import Edge, Port
+from .routes import verify
 from .server import Server, connections_max, listening
 from .settings import Settings, SettingsWrong
 from .state import ModelFacts, State
@@ -108,6 +111,13 @@ def loader(chosen: Settings, facts: ModelFacts, metrics: Metrics) -> Loader:
     return load
 
 
+async def follow(files: SecretFiles) -> None:
+    """For ever."""
+    while True:
+        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.to_thread(files.read)
+
+
 class Process:
     """Everything that lives as long as the process."""
 
@@ -139,7 +149,8 @@ class Process:
             return 1
         parts.state.listening = True
         parts.engine.start()
-        tasks = (self.watch(parts.state.files), self.guard(parts.engine), loop_lag.measure(parts.metrics))
+        followed = [self.watch(follow) for follow in self.followed(parts.state.files)]
+        tasks = (*followed, self.guard(parts.engine), loop_lag.measure(parts.metrics))
         watching = [asyncio.create_task(each) for each in tasks]
         await self.ended()
         parts.state.draining = True
@@ -160,15 +171,22 @@ class Process:
         facts = ModelFacts()
         loading = loader(chosen, facts, metrics)
         engine = EngineThread(chosen.model_path, loading, lambda: self.crashed(loop), metrics.busy_seconds.inc)
-        if chosen.auth_mode == "None":
+        jwks = chosen.auth.jwt.jwks_url if chosen.auth.jwt else ""
+        self.jwks = JwksUrl(jwks, files.jwks, time.monotonic) if jwks else None
+        # A file's newer keys are a read away, an address' a fetch.
+        newer = (
+            self.jwks.newer if self.jwks else AtMostEvery(1.0, partial(asyncio.to_thread, files.read), time.monotonic)
+        )
+        if chosen.auth.mode == "None":
             log.warning("AUTHENTICATION IS OFF: ZIMAGE_AUTH_MODE is None, everybody who reaches the port is served")
         rates = (chosen.rate_limit_per_minute, chosen.rate_limit_burst, time.monotonic)
         return Parts(
             settings=chosen,
             state=State(chosen, engine, files, facts=facts),
-            gate=Gate(files, chosen.auth_mode == "Basic", metrics, time.monotonic),
+            gate=Gate(chosen.auth, files, newer, metrics, time.monotonic, time.time),
             addresses=RateLimit(*rates),
             users=RateLimit(*rates),
+            verifications=verify.limit(*rates),
             queue=FairQueue(chosen.queue_length, chosen.request_timeout_seconds, time.monotonic),
             uploads=Uploads(UPLOADS_MAX_BYTES),
             engine=engine,
@@ -190,12 +208,14 @@ class Process:
         log.info("listening on %s:%d", host, port)
         return running
 
-    async def watch(self, files: SecretFiles) -> None:
-        """Follow the Secrets; a watcher that dies takes the process with it."""
+    def followed(self, files: SecretFiles) -> list[Callable[[], Awaitable[None]]]:
+        """What changes while the process runs."""
+        return [partial(follow, files), *([self.jwks.follow] if self.jwks else [])]
+
+    async def watch(self, follow: Callable[[], Awaitable[None]]) -> None:
+        """Follow the credentials; a watcher that dies takes the process with it."""
         try:
-            while True:
-                await asyncio.sleep(POLL_SECONDS)
-                await asyncio.to_thread(files.read)
+            await follow()
         except Exception:
             log.critical("the credentials can no longer be followed; the process ends", exc_info=True)
             self.crash.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -10,6 +11,8 @@ from .settings import Network
 Address = IPv4Address | IPv6Address
 # A client gets a /64 from its provider: one bucket for all of it.
 IPV6_CLIENT_BITS = 64
+# A name with or without its final dot, or an IPv6 address in brackets; then perhaps a port.
+HOST = re.compile(r"(\[(?P<six>[0-9a-f:.]+)\]|(?P<name>[^\s:\[\]@/]+?)\.?)(:[0-9]{0,5})?")
 
 
 def parse_address(text: str) -> Address | None:
@@ -71,6 +74,5 @@ def host_allowed(hosts: Sequence[str], allowed: Sequence[str]) -> bool:
         return True
     if len(hosts) != 1:
         return False
-    host = hosts[0].strip().lower()
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    return name.removesuffix(".") in allowed
+    found = HOST.fullmatch(hosts[0].strip().lower())
+    return found is not None and (found["six"] or found["name"]) in allowed

@@ -35,8 +35,8 @@ class RateLimit:
         tokens, since = self.buckets.get(key, (self.burst, self.clock()))
         return min(self.burst, tokens + (self.clock() - since) * self.per_second)
 
-    def take(self, key: str) -> None:
-        """Spend one.
+    def ensure(self, key: str) -> None:
+        """Whether there is one, without spending it.
 
         Raises:
             RateLimited: there is none; Retry-After says when there will be.
@@ -45,7 +45,15 @@ class RateLimit:
         if level < 1:
             wait = max(1, math.ceil((1 - level) / self.per_second))
             raise RateLimited(f"Too many requests; try again in {wait} s.", retry_after_seconds=wait)
-        self.put(key, level - 1)
+
+    def take(self, key: str) -> None:
+        """Spend one.
+
+        Raises:
+            RateLimited: there is none.
+        """
+        self.ensure(key)
+        self.put(key, self.level(key) - 1)
 
     def give_back(self, key: str) -> None:
         """What was taken in advance and turned out not to be due."""

@@ -10,15 +10,17 @@ from .dependencies import ClientGone, Parts, known_caller
 from .errors import MethodNotAllowed, NotFound, WorkerError
 from .http_metrics import instrument
 from .openapi import document
-from .routes import health, images, models
+from .routes import health, images, models, token, verify
 
 
 def create_app(parts: Parts) -> FastAPI:
     """The app without its surroundings (middleware.py)."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.parts = parts
-    for route in (health, images, models):
+    for route in (health, images, models, verify):
         app.include_router(route.router)
+    if parts.settings.auth.token:
+        app.include_router(token.router)
     app.add_exception_handler(WorkerError, refused)
     app.add_exception_handler(HTTPException, no_route)
     app.add_exception_handler(ClientGone, nobody)
@@ -37,7 +39,10 @@ def paths(app: FastAPI) -> list[str]:
 async def refused(_request: Request, error: Exception) -> Response:
     """The error knows its status."""
     assert isinstance(error, WorkerError)
-    return JSONResponse(error.body(), error.status, headers=error.headers())
+    answer = JSONResponse(error.body(), error.status)
+    for name, value in error.headers():
+        answer.headers.append(name, value)
+    return answer
 
 
 async def no_route(request: Request, error: Exception) -> Response:

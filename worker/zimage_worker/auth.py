@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import argon2
 import bcrypt
+
+from .problems import Problem, shown
 
 # bcrypt reads no more; longer passwords never match, so that no two of them are the same.
 BCRYPT_MAX_BYTES = 72
@@ -24,8 +26,8 @@ BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
 DUMMY = "$2b$10$zN2N8w9qa5anelhaM2NGBuCMnkVNQu0SB3hI4xqNeZSQx.RzCdo8S"
 # 4 MB of credentials is an attack; names and passwords end long before.
 HEADER_MAX_CHARACTERS = 4096
-
-Reason = Literal["SecretMissing", "SecretMalformed"]
+# Names are remembered by the limits: long ones would be a way to fill the memory.
+USER_MAX_CHARACTERS = 256
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,6 @@ class Caller:
 
     user: str
     address: str
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Why a credential source lets nobody in."""
-
-    reason: Reason
-    message: str
 
 
 @dataclass(frozen=True)
@@ -58,11 +52,6 @@ class Basic:
 
     user: str
     password: str
-
-
-def shown(user: str) -> str:
-    """A name from a file as it may stand in a message."""
-    return "".join(letter if letter.isprintable() else "?" for letter in user[:64])
 
 
 def weakness(hashed: str) -> str | None:
@@ -131,7 +120,7 @@ def parse_basic(headers: list[str]) -> Basic | None:
         user, colon, password = base64.b64decode(token.strip(), validate=True).decode("utf-8").partition(":")
     except (binascii.Error, ValueError):
         return None
-    return Basic(user, password) if colon and user else None
+    return Basic(user, password) if colon and 0 < len(user) <= USER_MAX_CHARACTERS else None
 
 
 def matches(password: str, hashed: str) -> bool:
@@ -156,5 +145,27 @@ def check(basic: Basic, users: Mapping[str, str]) -> bool:
     known = users.get(basic.user)
     if known is not None:
         return matches(basic.password, known)
-    matches(basic.password, next(iter(users.values()), DUMMY))
+    matches(basic.password, stand_in(basic.user, users))
     return False
+
+
+def stand_in(stranger: str, users: Mapping[str, str]) -> str:
+    """Whose hash a stranger is held against: always the same user's, so that he costs what that user costs.
+
+    Hashes of one file may differ in cost. Were all strangers held against one of them, everybody
+    who costs anything else would be known to exist. The choice is keyed with the hashes themselves:
+    nobody outside can tell it, and every replica makes the same.
+    """
+    if not users:
+        return DUMMY
+    hashes = list(users.values())
+    digest = hmac.digest("\n".join(hashes).encode(), stranger.encode("utf-8", "surrogatepass"), "sha256")
+    return hashes[int.from_bytes(digest) % len(hashes)]
+
+
+def presented(headers: list[str]) -> tuple[str, str]:
+    """The scheme of the one Authorization header, in lower case, and what follows it."""
+    if len(headers) != 1:
+        return "", ""
+    kind, _, value = headers[0].strip(" \t").partition(" ")
+    return kind.lower(), value.lstrip(" ")

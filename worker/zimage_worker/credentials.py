@@ -1,100 +1,104 @@
-"""Signing in: limits before hashing, hashing in a small pool, a short memory of what was right."""
+"""The gate: an Authorization header to a caller, or the same refusal for every reason."""
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 import secrets
-from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
-from .addresses import bucket
-from .admission import RateLimit
-from .auth import Basic, Caller, check, parse_basic
-from .errors import RateLimited, Unauthenticated
+from .auth import Basic, Caller, parse_basic, presented
+from .errors import GrantUnavailable, Unauthenticated
 from .files import SecretFiles
 from .metrics import Metrics
+from .own_tokens import mint, verify_own
+from .passwords import Passwords
+from .settings_auth import AuthSettings, TokenSettings
+from .tokens import TokenRefused, UnknownKey, parse_header, user, verify
 
-# A password that was right a minute ago is right without hashing again. The key holds the hash,
-# so a changed file ends it at once.
-REMEMBERED_SECONDS = 60.0
-REMEMBERED_MAX = 1024
-# A hash costs 50 to 150 ms of a core: ten failures a minute and address slow nobody down who
-# mistypes, and stop a guesser. A guess.
-FAILURES_PER_MINUTE = 10.0
-FAILURES_BURST = 20
-# All guessers of one user together, so that many addresses do not help; wide, or they could lock her out.
-USER_FAILURES_PER_MINUTE = 60.0
-USER_FAILURES_BURST = 200
-# More would take the processor from the model.
-HASHING_THREADS = 2
+Clock = Callable[[], float]
 
 
 class Gate:
-    """Headers to a caller, or the same refusal for every reason."""
+    """Knows who is asking. `clock` counts seconds, `now` gives those since 1970, `newer` brings newer keys."""
 
-    def __init__(self, files: SecretFiles, required: bool, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        auth: AuthSettings,
+        files: SecretFiles,
+        newer: Callable[[], Awaitable[bool]],
+        metrics: Metrics,
+        clock: Clock,
+        now: Clock,
+    ) -> None:
+        self.auth = auth
         self.files = files
-        self.required = required
+        self.newer = newer
         self.metrics = metrics
-        self.clock = clock
-        self.key = secrets.token_bytes(32)
-        self.right: OrderedDict[bytes, float] = OrderedDict()
-        self.failures = RateLimit(FAILURES_PER_MINUTE, FAILURES_BURST, clock)
-        self.user_failures = RateLimit(USER_FAILURES_PER_MINUTE, USER_FAILURES_BURST, clock)
-        self.pool = ThreadPoolExecutor(HASHING_THREADS, thread_name_prefix="hash")
+        self.now = now
+        self.passwords = Passwords(metrics, clock)
 
     async def caller(self, authorization: list[str], address: str) -> Caller:
         """Who this is.
 
         Raises:
             Unauthenticated: no credentials, or wrong ones.
-            RateLimited: too many wrong ones, before any hashing.
+            RateLimited: too many wrong passwords, before any hashing.
         """
-        if not self.required:
+        if self.auth.mode == "None":
             return Caller("", address)
-        basic = parse_basic(authorization)
-        users = self.files.found.htpasswd.users
+        scheme, value = presented(authorization)
+        if scheme == "bearer" and self.auth.bearer_accepted:
+            return Caller(await self.bearer(value), address)
+        if scheme != "basic" or not self.auth.basic_accepted:
+            self.refuse("missing" if not authorization else "scheme")
+        basic, users = parse_basic(authorization), self.files.basic.value.users
         if basic is None or not users:
-            self.refuse("missing" if not authorization else "malformed" if users else "no_users")
-        key = self.remembered_key(basic, users.get(basic.user, ""))
-        if self.right.get(key, 0.0) <= self.clock():
-            await self.hash(basic, address)
-            self.remember(key)
+            self.refuse("malformed" if basic is None else "no_users")
+        if not await self.passwords.right(basic, users, address):
+            self.refuse("wrong")
         return Caller(basic.user, address)
 
-    def refuse(self, reason: str) -> NoReturn:
+    def refuse(self, reason: str, *, bearer: bool = False) -> NoReturn:
         """Count the reason; the client does not learn it."""
         self.metrics.auth_failures.labels(reason).inc()
-        raise Unauthenticated
+        raise Unauthenticated(self.auth.basic_accepted, self.auth.bearer_accepted, token_given=bearer)
 
-    async def hash(self, basic: Basic, address: str) -> None:
-        """The slow check. Tokens are taken before and given back, or parallel guesses would slip through."""
-        limits = ((self.failures, bucket(address)), (self.user_failures, basic.user))
-        for number, (limit, key) in enumerate(limits):
+    async def bearer(self, token: str) -> str:
+        """The user of a token. A key that nobody knows may have come since."""
+        try:
             try:
-                limit.take(key)
-            except RateLimited:
-                for earlier, its_key in limits[:number]:
-                    earlier.give_back(its_key)
-                self.metrics.rate_limited.labels("auth_failures").inc()
-                raise
-        users = self.files.found.htpasswd.users
-        if not await asyncio.get_running_loop().run_in_executor(self.pool, check, basic, users):
-            self.refuse("wrong")
-        for limit, key in limits:
-            limit.give_back(key)
+                return self.token_user(token)
+            except UnknownKey:
+                if not await self.newer():
+                    raise
+                return self.token_user(token)
+        except TokenRefused as refused:
+            self.refuse(refused.reason, bearer=True)
 
-    def remembered_key(self, basic: Basic, hashed: str) -> bytes:
-        """Says nothing about the password to whoever reads the memory later."""
-        text = "\0".join((basic.user, basic.password, hashed))
-        return hmac.digest(self.key, text.encode("utf-8", "surrogatepass"), "sha256")
+    def token_user(self, token: str) -> str:
+        """By our own keys where the token names one of them, by the issuer's otherwise."""
+        kid = parse_header(token).get("kid")
+        own = self.files.signing.value.keys.get(kid or "")
+        if own:
+            return verify_own(token, own, self.files.basic.value.users, self.now())
+        if self.auth.jwt is None:
+            raise UnknownKey
+        policy = self.auth.jwt.policy
+        return user(verify(token, self.files.jwks.value, policy, self.now()), policy.username_claim)
 
-    def remember(self, key: bytes) -> None:
-        """For a minute, and not too many."""
-        self.right[key] = self.clock() + REMEMBERED_SECONDS
-        self.right.move_to_end(key)
-        while len(self.right) > REMEMBERED_MAX:
-            self.right.popitem(last=False)
+    async def token(self, basic: Basic, address: str, settings: TokenSettings) -> str | None:
+        """A token for a user with the right password; None for everybody else.
+
+        Raises:
+            RateLimited: too many wrong ones, before any hashing.
+            GrantUnavailable: there is no key to sign with, or no user.
+        """
+        keys, users = self.files.signing.value, self.files.basic.value.users
+        if not keys.keys or not users:
+            raise GrantUnavailable("There are no tokens to be had now; try again later.")
+        if not await self.passwords.right(basic, users, address):
+            self.metrics.auth_failures.labels("wrong").inc()
+            return None
+        now = int(self.now())
+        # Of the reading from before the hash: if the entry has changed since, the token is void already.
+        return mint(basic.user, users[basic.user], keys, now, settings.ttl_seconds, secrets.token_urlsafe(16))

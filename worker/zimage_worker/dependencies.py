@@ -32,6 +32,7 @@ class Parts:
     gate: Gate
     addresses: RateLimit
     users: RateLimit
+    verifications: RateLimit
     queue: FairQueue
     uploads: Uploads
     engine: EngineThread

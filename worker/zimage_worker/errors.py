@@ -2,7 +2,11 @@
 
 WorkerError                     status  type                   code
 ├─ BadRequest                   400     invalid_request_error  invalid_value, …
+├─ GrantRefused                 400     (as OAuth2 has it)     invalid_grant, invalid_request, …
+│  ├─ GrantRateLimited          429     (as OAuth2 has it)     temporarily_unavailable
+│  └─ GrantUnavailable          503     (as OAuth2 has it)     temporarily_unavailable
 ├─ Unauthenticated              401     authentication_error   invalid_credentials
+├─ VerifyRateLimited            403     rate_limit_error       rate_limit_exceeded
 ├─ NotFound                     404     invalid_request_error  not_found, model_not_found
 ├─ MethodNotAllowed             405     invalid_request_error  method_not_allowed
 ├─ ClientTooSlow                408     invalid_request_error  client_too_slow
@@ -45,9 +49,9 @@ class WorkerError(Exception):
         """The answer's JSON."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
-    def headers(self) -> dict[str, str]:
-        """The headers that belong to this refusal."""
-        return {} if self.retry_after_seconds is None else {"Retry-After": str(self.retry_after_seconds)}
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers that belong to this refusal; a name may stand more than once."""
+        return [] if self.retry_after_seconds is None else [("Retry-After", str(self.retry_after_seconds))]
 
 
 class BadRequest(WorkerError):
@@ -65,12 +69,64 @@ class Unauthenticated(WorkerError):
     type = "authentication_error"
     code = "invalid_credentials"
 
-    def __init__(self) -> None:
-        super().__init__("Valid credentials are needed: send HTTP Basic authentication.")
+    def __init__(self, basic: bool, bearer: bool, *, token_given: bool = False) -> None:
+        """What is accepted here, and whether the client has come with a token."""
+        ways = ["HTTP Basic authentication"] * basic + ["a Bearer token"] * bearer
+        super().__init__(f"Valid credentials are needed: send {' or '.join(ways)}.")
+        self.basic = basic
+        self.bearer = bearer
+        self.token_given = token_given
 
-    def headers(self) -> dict[str, str]:
-        """The challenge, without which browsers and clients do not ask."""
-        return {"WWW-Authenticate": 'Basic realm="zimage", charset="UTF-8"'}
+    def headers(self) -> list[tuple[str, str]]:
+        """One challenge for each way in, without which browsers and clients do not ask.
+
+        A client with a token is not asked for a password: a browser would open its own dialog over
+        the page that only needs a new token. RFC 6750, 3.1 wants the error where a token was given.
+        """
+        if self.token_given:
+            return [("WWW-Authenticate", 'Bearer realm="zimage", error="invalid_token"')]
+        ways = ['Basic realm="zimage", charset="UTF-8"'] * self.basic + ['Bearer realm="zimage"'] * self.bearer
+        return [("WWW-Authenticate", way) for way in ways]
+
+
+class VerifyRateLimited(WorkerError):
+    """GET /auth/verify's 429: nginx' auth_request knows 2xx, 401 and 403, and makes a 500 of all else."""
+
+    status = 403
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class GrantRefused(WorkerError):
+    """POST /token's refusals, in the shape that OAuth2 clients read (RFC 6749, 5.2)."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+    def body(self) -> dict[str, Any]:
+        """Not OpenAI's: no client of theirs comes here."""
+        return {"error": self.code, "error_description": self.message}
+
+    def headers(self) -> list[tuple[str, str]]:
+        """RFC 6749, 5.1 asks for Pragma beside Cache-Control."""
+        return [*super().headers(), ("Pragma", "no-cache")]
+
+
+class GrantRateLimited(GrantRefused):
+    """Too many requests or wrong passwords. RFC 6749 has no code of its own for it."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "temporarily_unavailable"
+
+
+class GrantUnavailable(GrantRefused):
+    """No key to sign with, or no user: the Secret is missing or damaged."""
+
+    status = 503
+    type = "server_error"
+    code = "temporarily_unavailable"
 
 
 class NotFound(WorkerError):
@@ -92,9 +148,9 @@ class MethodNotAllowed(WorkerError):
         super().__init__(message)
         self.allow = allow
 
-    def headers(self) -> dict[str, str]:
+    def headers(self) -> list[tuple[str, str]]:
         """RFC 9110 asks for Allow beside a 405."""
-        return {"Allow": self.allow}
+        return [("Allow", self.allow)]
 
 
 class ClientTooSlow(WorkerError):

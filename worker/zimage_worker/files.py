@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from .auth import Htpasswd, Problem, parse_htpasswd
+from .auth import Htpasswd, parse_htpasswd
 from .certificate import Certificate, parse_certificate
+from .keys import KeySet, parse_jwks
+from .own_tokens import parse_signing_keys
+from .problems import Problem
 from .settings import Settings
 
 log = logging.getLogger("zimage.files")
@@ -17,15 +23,11 @@ log = logging.getLogger("zimage.files")
 POLL_SECONDS = 2.0
 # A Secret cannot be larger.
 FILE_MAX_BYTES = 1024 * 1024
+# Outside Kubernetes files are written in place: a half-written one must not lock everybody out.
+SETTLE_SECONDS = 0.1
+SETTLE_READS = 5
 
-
-@dataclass(frozen=True)
-class Found:
-    """What the files held when they were read last."""
-
-    htpasswd: Htpasswd
-    htpasswd_sha256: str
-    certificate: Certificate | None
+T = TypeVar("T")
 
 
 def read_bytes(path: Path) -> bytes | None:
@@ -37,49 +39,101 @@ def read_bytes(path: Path) -> bytes | None:
         return None
 
 
+class Source(Generic[T]):
+    """One content, wherever it comes from, and what was made of it. What cannot be read lets nobody in."""
+
+    def __init__(self, path: Path | None, parse: Callable[[bytes | None], T], nothing: T) -> None:
+        self.path = path
+        self.parse = parse
+        self.content: bytes | None = None
+        self.value = nothing
+        if path:
+            self.take(read_bytes(path))
+
+    @property
+    def sha256(self) -> str:
+        """Of the content, for /posture; empty where there is none."""
+        return hashlib.sha256(self.content).hexdigest() if self.content is not None else ""
+
+    def take(self, content: bytes | None) -> None:
+        """Replace what there was; one assignment, so that no request meets a half."""
+        self.value = self.parse(content)
+        self.content = content
+
+    def read(self) -> bool:
+        """Whether the file has changed and stands still again. Slow where it has: not on the event loop."""
+        if self.path is None or (content := read_bytes(self.path)) == self.content:
+            return False
+        for _ in range(SETTLE_READS):
+            time.sleep(SETTLE_SECONDS)
+            before, content = content, read_bytes(self.path)
+            if content == before:
+                break
+        if content == self.content:
+            return False
+        self.take(content)
+        return True
+
+
 class SecretFiles:
-    """Holds the newest reading; `read` replaces it. What cannot be read lets nobody in."""
+    """Holds the newest reading of each source."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.contents: tuple[bytes | None, bytes | None] | None = None
-        self.found = Found(Htpasswd({}), "", None)
-        self.read()
+        self.auth = auth = settings.auth
+        self.reading = threading.Lock()
+        self.basic = Source(auth.basic_file, htpasswd(auth.basic_file), Htpasswd({}))
+        jwks = auth.jwt.jwks_file if auth.jwt else None
+        signing = auth.token.signing_key_file if auth.token else None
+        where = str(jwks or (auth.jwt.jwks_url if auth.jwt else "")).partition("?")[0]
+        allowed = auth.jwt.algorithms if auth.jwt else ()
+        self.jwks = Source(jwks, lambda content: parse_jwks(content, allowed, where), KeySet({}))
+        self.signing = Source(signing, lambda content: parse_signing_keys(content, str(signing)), KeySet({}))
+        chain, host = settings.certificate_file, settings.allowed_hosts[0]
+        self.certificate: Source[Certificate | None] = Source(
+            chain, lambda content: parse_certificate(content, str(chain), host), None
+        )
+        self.tell()
 
     @property
     def loaded(self) -> bool:
         """Whether anybody can sign in, or nobody has to."""
-        return self.settings.auth_mode == "None" or bool(self.found.htpasswd.users)
+        users, own, issuers = self.basic.value.users, self.signing.value.keys, self.jwks.value.keys
+        return self.auth.mode == "None" or bool((users and (self.auth.basic_accepted or own)) or issuers)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything that keeps somebody out."""
+        return self.basic.value.problems + self.jwks.value.problems + self.signing.value.problems
+
+    @property
+    def key_ids(self) -> list[str]:
+        """The names of all keys that verify a token now."""
+        return [*self.jwks.value.keys, *self.signing.value.keys]
 
     def read(self) -> None:
-        """Read both files; parse only what has changed."""
-        basic, certificate = self.settings.basic_file, self.settings.certificate_file
-        needed = basic if self.settings.auth_mode == "Basic" else None
-        now = (read_bytes(needed) if needed else None, read_bytes(certificate) if certificate else None)
-        if now == self.contents:
-            return
-        self.contents = now
-        self.found = Found(
-            self.htpasswd(needed, now[0]),
-            hashlib.sha256(now[0]).hexdigest() if now[0] is not None else "",
-            parse_certificate(now[1], str(certificate), self.settings.allowed_hosts[0]) if certificate else None,
-        )
-        self.tell()
-
-    @staticmethod
-    def htpasswd(path: Path | None, content: bytes | None) -> Htpasswd:
-        """The users, or why there are none."""
-        if path is None:
-            return Htpasswd({})
-        if content is None:
-            message = f"no htpasswd at {path}: the Secret or its key auth is missing"
-            return Htpasswd({}, (Problem("SecretMissing", message),))
-        return parse_htpasswd(content)
+        """Read all files; parse only what has changed."""
+        sources: Iterable[Source[Any]] = (self.basic, self.jwks, self.signing, self.certificate)
+        with self.reading:
+            changed = [source.read() for source in sources]
+        if any(changed):
+            self.tell()
 
     def tell(self) -> None:
-        """One line a reading: how many users, and what is wrong."""
-        for problem in self.found.htpasswd.problems:
+        """One line a reading: how many users and keys, and what is wrong."""
+        for problem in self.problems:
             log.error("credentials: %s", problem.message)
-        for _, message in self.found.certificate.problems if self.found.certificate else ():
+        for _, message in self.certificate.value.problems if self.certificate.value else ():
             log.error("certificate: %s", message)
-        log.info("credentials read: %d users", len(self.found.htpasswd.users))
+        log.info("credentials read: %d users, %d keys", len(self.basic.value.users), len(self.key_ids))
+
+
+def htpasswd(path: Path | None) -> Callable[[bytes | None], Htpasswd]:
+    """Reads the users, or why there are none."""
+
+    def parse(content: bytes | None) -> Htpasswd:
+        if content is not None:
+            return parse_htpasswd(content)
+        message = f"no htpasswd at {path}: the Secret or its key auth is missing"
+        return Htpasswd({}, (Problem("SecretMissing", message),))
+
+    return parse

@@ -54,7 +54,7 @@ class ClientLeft(Exception):
 async def refuse(error: WorkerError, send: Send) -> None:
     """An error's answer without any framework."""
     body = json.dumps(error.body()).encode()
-    headers = [(key.lower().encode(), value.encode()) for key, value in error.headers().items()]
+    headers = [(key.lower().encode(), value.encode()) for key, value in error.headers()]
     headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -209,7 +209,7 @@ class EdgeProtocol(H11Protocol):
         body = json.dumps(error.body()).encode()
         headers = [
             *SECURITY_HEADERS,
-            *((name.lower().encode(), value.encode()) for name, value in error.headers().items()),
+            *((name.lower().encode(), value.encode()) for name, value in error.headers()),
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"x-request-id", secrets.token_hex(8).encode()),

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
+
+from .settings_auth import AuthSettings, parse_auth
 
 Network = IPv4Network | IPv6Network
-AuthMode = Literal["Basic", "None"]
 T = TypeVar("T")
 
 HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*|[0-9a-f:]+")
@@ -50,8 +51,7 @@ class Settings:
     port: int
     management_host: str
     management_port: int
-    auth_mode: AuthMode
-    basic_file: Path | None
+    auth: AuthSettings
     allowed_hosts: tuple[str, ...]
     trusted_proxies: tuple[Network, ...]
     rate_limit_per_minute: int
@@ -94,6 +94,10 @@ class Reader:
         """The value without surrounding blanks; an empty variable counts as unset."""
         return self.environ.get(name, "").strip() or default
 
+    def items(self, name: str) -> list[str]:
+        """A comma-separated list."""
+        return split(self.text(name))
+
     def wrong(self, name: str, problem: str, write: str) -> None:
         """Note one mistake."""
         self.mistakes.append(f"{name}: {problem}; write {write}")
@@ -122,26 +126,6 @@ class Reader:
 def networks(text: str) -> tuple[Network, ...]:
     """CIDRs; host bits are refused because they are always a slip."""
     return tuple(ip_network(item) for item in split(text))
-
-
-def auth_mode(read: Reader) -> AuthMode:
-    """The mode is never guessed."""
-    mode = read.text("ZIMAGE_AUTH_MODE")
-    if mode in {"JWT", "Any"}:
-        read.wrong("ZIMAGE_AUTH_MODE", f"{mode} is not served by this version", "Basic (JWT arrives with issue 4)")
-    elif not mode:
-        read.wrong("ZIMAGE_AUTH_MODE", "it is not set and is never guessed", "Basic, or None to leave the API open")
-    elif mode not in {"Basic", "None"}:
-        read.wrong("ZIMAGE_AUTH_MODE", f"{mode[:40]!r} is no mode", "Basic or None")
-    return "None" if mode == "None" else "Basic"
-
-
-def basic_file(read: Reader, mode: AuthMode) -> Path | None:
-    """The htpasswd file; the file itself may come later, its name may not."""
-    text = read.text("ZIMAGE_BASIC_FILE")
-    if mode == "Basic" and not text:
-        read.wrong("ZIMAGE_BASIC_FILE", "it is not set, and mode Basic needs it", "the path of an htpasswd file")
-    return Path(text) if text else None
 
 
 def allowed_hosts(read: Reader) -> tuple[str, ...]:
@@ -178,7 +162,6 @@ def parse(environ: Mapping[str, str]) -> Settings:
         SettingsWrong: with every mistake, not only the first.
     """
     read = Reader(environ)
-    mode = auth_mode(read)
     certificate = read.text("ZIMAGE_CERTIFICATE_FILE")
     settings = Settings(
         model_path=model_path(read),
@@ -189,8 +172,7 @@ def parse(environ: Mapping[str, str]) -> Settings:
         port=read.number("ZIMAGE_PORT", 7860, 1, 65535),
         management_host=read.text("ZIMAGE_MANAGEMENT_HOST", "0.0.0.0"),  # noqa: S104
         management_port=read.number("ZIMAGE_MANAGEMENT_PORT", 9090, 1, 65535),
-        auth_mode=mode,
-        basic_file=basic_file(read, mode),
+        auth=parse_auth(read),
         allowed_hosts=allowed_hosts(read),
         trusted_proxies=read.parsed("ZIMAGE_TRUSTED_PROXIES", networks, (), "CIDRs such as 10.0.0.0/8,fd00::/8"),
         rate_limit_per_minute=read.number("ZIMAGE_RATE_LIMIT_PER_MINUTE", 60, 1, 1_000_000),

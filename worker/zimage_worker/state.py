@@ -10,6 +10,7 @@ from .engines import Phase
 from .engines.thread import EngineThread
 from .errors import NotReady
 from .files import SecretFiles
+from .problems import shown
 from .settings import Limits, Settings
 
 # Until the next replica or the model is there; a guess.
@@ -60,7 +61,7 @@ class State:
             why = self.engine.problem.message if self.engine.problem else f"the model is in phase {self.engine.phase}"
             reasons.append(why)
         if not self.files.loaded:
-            reasons += [problem.message for problem in self.files.found.htpasswd.problems]
+            reasons += [problem.message for problem in self.files.problems]
         if not self.listening:
             reasons.append("the API port does not listen")
         return reasons
@@ -79,19 +80,20 @@ class State:
 
 def posture(state: State) -> dict[str, Any]:
     """What was loaded, for the operator; never a secret."""
-    settings, found, problem = state.settings, state.files.found, state.engine.problem
+    settings, files, problem = state.settings, state.files, state.engine.problem
+    sums = {"basic": files.basic.sha256, "jwks": files.jwks.sha256}
     return {
         "version": __version__,
         "templateRevision": settings.template_revision,
         "phase": state.phase,
         "auth": {
-            "mode": settings.auth_mode,
-            "users": len(found.htpasswd.users),
-            "keyIds": [],
-            "filesSha256": {"basic": found.htpasswd_sha256} if found.htpasswd_sha256 else {},
-            "problems": [{"reason": each.reason, "message": each.message} for each in found.htpasswd.problems],
+            "mode": settings.auth.mode,
+            "users": len(files.basic.value.users),
+            "keyIds": [shown(kid) for kid in files.key_ids],
+            "filesSha256": {name: value for name, value in sums.items() if value},
+            "problems": [{"reason": each.reason, "message": each.message} for each in files.problems],
         },
-        "certificate": found.certificate.document() if found.certificate else None,
+        "certificate": files.certificate.value.document() if files.certificate.value else None,
         "model": {
             "path": str(settings.model_path),
             "revision": settings.model_revision,
