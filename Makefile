@@ -33,6 +33,9 @@ test-unit: install ## The tests that need no cluster, in seconds
 bench-operator: install ## The operator's figures on the real API server
 	@PYTHONPATH=tests $(BIN)/python tests/bench/bench_operator.py
 
+bench-worker: install ## The worker's figures on the real process with the tiny model
+	@PYTHONPATH=tests $(BIN)/python tests/bench/bench_worker.py
+
 check: install ## Style, types, imports, generated files
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -61,4 +64,4 @@ control-plane-down: ## Ends what `make control-plane` started
 clean: ## Removes .venv and build leftovers (the cache outside the tree stays)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install demo test test-unit bench-operator check generate lock cluster cluster-down control-plane control-plane-down clean
+.PHONY: help install demo test test-unit bench-operator bench-worker check generate lock cluster cluster-down control-plane control-plane-down clean

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
+import json
 import os
 import signal
 import socket
@@ -16,6 +18,7 @@ from typing import Any
 
 import bcrypt
 import httpx
+import openai
 import pytest
 
 from issuer import AUDIENCE, ISSUER, Issuer
@@ -43,6 +46,16 @@ def eventually(what: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> An
             pass
         assert time.monotonic() < until, f"not within {seconds} s"
         time.sleep(0.05)
+
+
+def events(answer: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As a browser reads them: comments are skipped."""
+    name = ""
+    for line in answer.iter_lines():
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield name, json.loads(line.removeprefix("data: "))
 
 
 class Worker:
@@ -75,14 +88,14 @@ class Worker:
             "ZIMAGE_MAX_STEPS": "1000",
             **settings,
         }
+        self.command = ["-m", "zimage_worker", "serve"]
         self.process: subprocess.Popen[bytes] | None = None
         self.api = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
         self.management = httpx.Client(base_url=f"http://127.0.0.1:{self.management_port}", timeout=60)
 
     def start(self) -> Worker:
         with self.stdout.open("wb") as out, self.stderr.open("wb") as err:
-            command = [sys.executable, "-m", "zimage_worker", "serve"]
-            self.process = subprocess.Popen(command, env=self.environ, stdout=out, stderr=err)
+            self.process = subprocess.Popen([sys.executable, *self.command], env=self.environ, stdout=out, stderr=err)
         return self
 
     def end(self) -> int:
@@ -116,6 +129,26 @@ class Worker:
     def generate(self, body: Any = None, *, auth: Any = (USER, PASSWORD), **options: Any) -> httpx.Response:
         options.setdefault("json", {"prompt": "a red fox", "size": "64x64", "steps": 1, **(body or {})})
         return self.api.post("/v1/images/generations", auth=auth, **options)
+
+    def streaming(self, **body: Any) -> Any:
+        """A stream to read from, small unless it is asked to be large."""
+        sent = {"prompt": "a red fox", "size": "64x64", "steps": 4, "stream": True, **body}
+        return self.api.stream("POST", "/v1/images/generations", json=sent, auth=(USER, PASSWORD))
+
+    def streamed(self, **body: Any) -> list[tuple[str, dict[str, Any]]]:
+        """All events of a stream."""
+        with self.streaming(**body) as answer:
+            assert answer.status_code == 200, answer.read()
+            assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+            return list(events(answer))
+
+    def openai(self, **headers: str) -> openai.OpenAI:
+        """The official client, signed in with Basic."""
+        secret = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        return openai.OpenAI(
+            base_url=f"http://127.0.0.1:{self.port}/v1", api_key="x", max_retries=0,
+            default_headers={"Authorization": f"Basic {secret}", **headers},
+        )  # fmt: skip
 
     def logs(self) -> str:
         return self.stdout.read_text() + self.stderr.read_text()
@@ -190,8 +223,9 @@ def crew() -> Iterator[Callable[..., Worker]]:
     """Starts processes with the shared one's credentials; ends them all."""
     made: list[Worker] = []
 
-    def make(folder: Path, model: Path, **settings: str) -> Worker:
+    def make(folder: Path, model: Path, command: list[str] | None = None, **settings: str) -> Worker:
         one = Worker(folder, model, **settings)
+        one.command = command or one.command
         one.htpasswd.write_text(SECRET_LINE)
         made.append(one)
         return one.start()
@@ -219,3 +253,8 @@ def make_worker_in() -> Iterator[Callable[..., Worker]]:
 @pytest.fixture(name="eventually", scope="session")
 def eventually_fixture() -> Callable[..., Any]:
     return eventually
+
+
+@pytest.fixture(name="events", scope="session")
+def events_fixture() -> Callable[..., Any]:
+    return events

@@ -26,14 +26,14 @@ class Breaking(FakeEngine):
         super().__init__()
         self.error = error
 
-    def generate(self, order, seed, stop):
+    def generate(self, order, seed, stop, told):
         raise self.error
 
 
 def thread(folder: Path, engine: FakeEngine) -> tuple[EngineThread, threading.Event]:
     (folder / "model_index.json").write_text("{}")
     crashed = threading.Event()
-    made = EngineThread(folder, lambda _told: engine, crashed.set)
+    made = EngineThread(folder, lambda _told: engine, crashed.set, lambda _seconds: None)
     made.start()
     return made, crashed
 
@@ -87,7 +87,7 @@ async def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     def load(_told):
         raise OSError("weights are missing")
 
-    made = EngineThread(tmp_path, load, lambda: None)
+    made = EngineThread(tmp_path, load, lambda: None, lambda _seconds: None)
     made.start()
     while made.problem is None:
         await asyncio.sleep(0.01)

@@ -3,11 +3,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zimage_worker.errors import BadRequest, NotFound, WorkerError
-from zimage_worker.images import dimensions, parse_order
+from zimage_worker.images import parse_order, partial_steps
 from zimage_worker.settings import Limits
 
 LIMITS = Limits(max_pixels=1024 * 1024, max_steps=50, max_images=4)
@@ -33,7 +33,10 @@ BAD_FIELDS: list[tuple[dict[str, object], str]] = [
     ({"output_format": "gif"}, "output_format"), ({"output_format": []}, "output_format"),
     ({"output_compression": 101}, "output_compression"), ({"output_compression": 50}, "output_compression"),
     ({"response_format": "url"}, "response_format"),
-    ({"model": "gpt-image-1"}, "model"), ({"stream": True}, "stream"),
+    ({"model": "gpt-image-1"}, "model"), ({"stream": 1}, "stream"), ({"stream": "true"}, "stream"),
+    ({"stream": True, "partial_images": 4}, "partial_images"), ({"partial_images": 1}, "partial_images"),
+    ({"stream": True, "partial_images": True}, "partial_images"), ({"progress": True}, "progress"),
+    ({"stream": True, "progress": "yes"}, "progress"),
     ({"quality": "ultra"}, "quality"), ({"background": "transparent"}, "background"), ({"user": 1}, "user"),
     ({"sede": 4}, "sede"),
 ]  # fmt: skip
@@ -80,6 +83,7 @@ def test_a_body_that_is_no_object(body: bytes, _param: str | None) -> None:
         parse_order(body, "", LIMITS)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(st.sampled_from(["prompt", "size", "n", "seed", "steps", "model", "x"]), st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=2),
     max_leaves=3)))  # fmt: skip
@@ -106,5 +110,20 @@ def test_the_accept_header_asks_for_the_bare_image() -> None:
 
 
 def test_auto_fits_the_limit() -> None:
-    assert dimensions("auto", LIMITS) == (1024, 1024)
-    assert dimensions("auto", Limits(300 * 300, 1, 1)) == (288, 288)
+    assert parse_order(b'{"prompt":"x"}', "", LIMITS).size == "1024x1024"
+    assert parse_order(b'{"prompt":"x"}', "", Limits(300 * 300, 1, 1)).size == "288x288"
+
+
+@pytest.mark.parametrize(
+    ("partial_images", "steps", "after"),
+    [(0, 8, []), (1, 8, [4]), (2, 8, [3, 5]), (3, 8, [2, 4, 6]), (3, 1, []), (3, 2, [1]), (3, 1000, [250, 500, 750])],
+)
+def test_previews_are_spread_over_the_steps(partial_images: int, steps: int, after: list[int]) -> None:
+    assert partial_steps(partial_images, steps) == after
+
+
+def test_a_bare_image_cannot_be_streamed() -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse("image/png", stream=True)
+    assert caught.value.param == "stream"
+    assert parse("text/event-stream", stream=True, partial_images=2).partial_images == 2

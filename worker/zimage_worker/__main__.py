@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from . import __version__, logs, settings
-from .admission import FairQueue, RateLimit
+from .admission import FairQueue, RateLimit, Uploads
 from .app import create_app
 from .credentials import Gate
 from .dependencies import Parts
@@ -26,13 +26,19 @@ from .images import side
 from .jwks_url import AtMostEvery, JwksUrl
 from .management import Management
 from .metrics import Metrics
-from .middleware import Surroundings
+from .middleware import UPLOADS_MAX_BYTES, Surroundings
 from .routes import verify
 from .server import Server, listening, server
 from .settings import Settings, SettingsWrong
 from .state import State
 
 log = logging.getLogger("zimage")
+
+# The engine thread runs Python between its kernels. With the interpreter's own 5 ms each wake-up of the event
+# loop may wait that long, some ten times a request (measured: 50 ms for a refusal while a picture is made).
+SWITCH_SECONDS = 0.0005
+# How often the engine's pulse is felt.
+GUARD_SECONDS = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,6 +74,7 @@ def serve() -> int:
         print(f"ZIMAGE_ACCESS_LOG: {error.strerror}; write stdout or the path of a file", file=sys.stderr)
         return 2
     logs.configure()
+    sys.setswitchinterval(SWITCH_SECONDS)
     code = asyncio.run(Process(chosen, access_log).run())
     sys.stdout.flush()
     sys.stderr.flush()
@@ -75,7 +82,7 @@ def serve() -> int:
     os._exit(code)
 
 
-def loader(chosen: Settings) -> Loader:
+def loader(chosen: Settings, metrics: Metrics) -> Loader:
     """torch is imported on the engine thread, seconds after the management port answers."""
 
     def load(told: Callable[[Phase], None]) -> Engine:
@@ -83,7 +90,7 @@ def loader(chosen: Settings) -> Loader:
         from .engines import zimage
 
         side_px = side(chosen.limits)
-        return zimage.load(chosen.model_path, chosen.device, chosen.gpu_memory_bytes, side_px, told)
+        return zimage.load(chosen.model_path, chosen.device, chosen.gpu_memory_bytes, side_px, metrics.counted, told)
 
     return load
 
@@ -123,11 +130,12 @@ class Process:
         parts.state.listening = True
         parts.engine.start()
         watching = [asyncio.create_task(self.watch(follow)) for follow in self.followed(parts.state.files)]
+        watching.append(asyncio.create_task(self.guard(parts.engine)))
         await self.ended()
-        for task in watching:
-            task.cancel()
         parts.state.draining = True
         code = 1 if self.crash.is_set() else await self.drain(surroundings)
+        for task in watching:
+            task.cancel()
         await asyncio.gather(api.close(), management.close())
         return code
 
@@ -139,7 +147,9 @@ class Process:
         """Wire the parts together."""
         chosen, metrics = self.settings, Metrics()
         files = SecretFiles(chosen)
-        engine = EngineThread(chosen.model_path, loader(chosen), lambda: self.crashed(loop))
+        engine = EngineThread(
+            chosen.model_path, loader(chosen, metrics), lambda: self.crashed(loop), metrics.busy_seconds.inc
+        )
         jwks = chosen.auth.jwt.jwks_url if chosen.auth.jwt else ""
         self.jwks = JwksUrl(jwks, files.jwks, time.monotonic) if jwks else None
         # A file's newer keys are a read away, an address' a fetch.
@@ -156,9 +166,10 @@ class Process:
             addresses=RateLimit(*rates),
             users=RateLimit(*rates),
             verifications=verify.limit(*rates),
-            queue=FairQueue(chosen.queue_length, time.monotonic),
+            queue=FairQueue(chosen.queue_length, chosen.request_timeout_seconds, time.monotonic),
+            uploads=Uploads(UPLOADS_MAX_BYTES),
             engine=engine,
-            encoder=Encoder(),
+            encoder=Encoder(metrics.encode_seconds.observe),
             metrics=metrics,
         )
 
@@ -183,6 +194,14 @@ class Process:
         except Exception:
             log.critical("the credentials can no longer be followed; the process ends", exc_info=True)
             self.crash.set()
+
+    async def guard(self, engine: EngineThread) -> None:
+        """A thread that hangs cannot say so itself; also during a drain, which would wait for it in vain."""
+        while not engine.silent_too_long(self.settings.stall_seconds):
+            await asyncio.sleep(GUARD_SECONDS)
+        log.critical("the engine has made no step for too long; the process ends")
+        engine.give_up()
+        self.crash.set()
 
     async def ended(self) -> None:
         """Until somebody wants it to end, or it must."""

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 
 from .dependencies import ClientGone, Parts, known_caller
 from .errors import MethodNotAllowed, NotFound, WorkerError
+from .openapi import document
 from .routes import health, images, models, token, verify
 
 
@@ -24,6 +25,9 @@ def create_app(parts: Parts) -> FastAPI:
     app.add_exception_handler(HTTPException, no_route)
     app.add_exception_handler(ClientGone, nobody)
     Instrumentator(registry=parts.metrics.registry).instrument(app, metric_namespace="zimage")
+    frame = app.openapi
+    # Not served (openapi_url is None): for the tests, and for whoever asks the factory.
+    app.openapi = lambda: document(frame(), parts.settings.limits)  # type: ignore[method-assign]
     return app
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Request
 
 from .addresses import bucket
-from .admission import FairQueue, RateLimit
+from .admission import FairQueue, RateLimit, Uploads
 from .auth import Caller
 from .credentials import Gate
 from .encoding import Encoder
@@ -34,6 +34,7 @@ class Parts:
     users: RateLimit
     verifications: RateLimit
     queue: FairQueue
+    uploads: Uploads
     engine: EngineThread
     encoder: Encoder
     metrics: Metrics

@@ -15,6 +15,7 @@ WorkerError                     status  type                   code
 ├─ RateLimited                  429     rate_limit_error       rate_limit_exceeded
 ├─ QueueFull                    429     rate_limit_error       queue_full
 ├─ GenerationFailed             500     server_error           generation_failed
+├─ OutOfMemory                  503     server_error           out_of_memory
 ├─ NotReady                     503     server_error           not_ready, draining
 └─ RequestTimedOut              504     server_error           request_timeout
 """
@@ -192,6 +193,17 @@ class GenerationFailed(WorkerError):
     """The model broke on this request; the log says how."""
 
     code = "generation_failed"
+
+
+class OutOfMemory(WorkerError):
+    """This size does not fit the GPU now; a smaller one may."""
+
+    status = 503
+    code = "out_of_memory"
+
+    def __init__(self, size: str, *, retry_after_seconds: int) -> None:
+        message = f"The GPU has not enough memory for {size}; ask for a smaller size, or try again later."
+        super().__init__(message, param="size", retry_after_seconds=retry_after_seconds)
 
 
 class NotReady(WorkerError):

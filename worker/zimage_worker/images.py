@@ -40,9 +40,22 @@ IGNORED: Mapping[str, tuple[object, ...]] = {
     "background": ("auto", "opaque"),
     "moderation": ("auto", "low"),
     "style": ("vivid", "natural"),
-    "stream": (False,),
-    "partial_images": (0,),
 }
+# OpenAI's own bound.
+PARTIAL_IMAGES_MAX = 3
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What an edit begins with: a picture, and where it may change, both in the order's size.
+
+    `mask` is white where the picture is made anew; None is everywhere. `strength`, from 0 to 1: how far
+    from the picture.
+    """
+
+    image: Image
+    mask: Image | None
+    strength: float
 
 
 @dataclass(frozen=True)
@@ -60,11 +73,27 @@ class ImageOrder:
     format: Format
     compression: int | None
     bare: bool
+    stream: bool
+    partial_images: int
+    progress: bool
+    edit: Edit | None = None
 
     @property
     def size(self) -> str:
         """As OpenAI writes it."""
         return f"{self.width_px}x{self.height_px}"
+
+    @property
+    def steps_run(self) -> int:
+        """The steps that are made: an edit begins in the middle, as far back as its strength goes."""
+        strength = self.edit.strength if self.edit else 1.0
+        # As the pipelines round it.
+        return self.steps - int(max(self.steps - min(self.steps * strength, self.steps), 0))
+
+    @property
+    def events(self) -> str:
+        """How the names of its events begin."""
+        return "image_edit" if self.edit else "image_generation"
 
 
 @dataclass(frozen=True)
@@ -73,6 +102,37 @@ class Picture:
 
     image: Image
     seed: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step is done: number `step` (from 1) of `steps`, of image `image` (from 0).
+
+    `preview` is a coarse picture of what is coming, an eighth of the size, at the steps that
+    were asked for; `partial` is its number.
+    """
+
+    image: int
+    step: int
+    steps: int
+    preview: Image | None = None
+    partial: int = 0
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The order's place in the queue: 1 is next, 0 has the GPU."""
+
+    position: int
+
+
+Progress = Step | Picture | Moved
+
+
+def partial_steps(partial_images: int, steps: int) -> list[int]:
+    """After which steps a preview is made: spread evenly, never after the last; fewer where steps are few."""
+    wanted = {round(steps * (number + 1) / (partial_images + 1)) for number in range(partial_images)}
+    return sorted(wanted - {0, steps})
 
 
 def refuse(param: str, message: str) -> NoReturn:
@@ -143,6 +203,13 @@ class Fields:
             refuse(name, f"it must lie between 0 and {high:g}")
         return float(value)
 
+    def flag(self, name: str) -> bool:
+        """true or false; false where it is not given."""
+        value = self.left.pop(name, False)
+        if not isinstance(value, bool):
+            refuse(name, "it must be true or false")
+        return value
+
     def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
         """One of the given words."""
         value = self.left.pop(name, default)
@@ -150,9 +217,9 @@ class Fields:
             refuse(name, f"it must be one of: {', '.join(allowed)}")
         return value
 
-    def ignored(self) -> None:
+    def ignored(self, words: Mapping[str, tuple[object, ...]]) -> None:
         """Accept what has no meaning here only where ignoring it is honest."""
-        for name, allowed in IGNORED.items():
+        for name, allowed in words.items():
             value = self.left.pop(name, allowed[0])
             if not any(value is word or (isinstance(word, str) and value == word) for word in allowed):
                 refuse(name, f"only {' or '.join(str(word).lower() for word in allowed)} is served")
@@ -170,10 +237,10 @@ def side(limits: Limits) -> int:
     return min(DEFAULT_SIDE_PX, math.isqrt(limits.max_pixels) // SIDE_STEP_PX * SIDE_STEP_PX)
 
 
-def dimensions(text: str, limits: Limits) -> tuple[int, int]:
+def dimensions(text: str, limits: Limits, auto: tuple[int, int]) -> tuple[int, int]:
     """`1024x768` or `auto` in pixels, within everything that the GPU would choke on."""
     if text == "auto":
-        return side(limits), side(limits)
+        return auto
     match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text, re.ASCII)
     if not match:
         refuse("size", "it must be auto or WIDTHxHEIGHT in pixels, for example 1024x1024")
@@ -210,21 +277,45 @@ def chosen_format(fields: Fields, accept: str) -> tuple[Format, bool]:
     return next(each for each in FORMATS if each == name), wanted is not None
 
 
+def streamed(fields: Fields, bare: bool) -> tuple[bool, int, bool]:
+    """`stream`, `partial_images` and our `progress`; the last two are for streams alone."""
+    stream, partial_images = fields.flag("stream"), fields.whole("partial_images", 0, 0, PARTIAL_IMAGES_MAX) or 0
+    progress = fields.flag("progress")
+    if stream and bare:
+        refuse("stream", "a bare image cannot be streamed; ask for application/json or text/event-stream")
+    if partial_images and not stream:
+        refuse("partial_images", "it is for stream: true only")
+    if progress and not stream:
+        refuse("progress", "it is for stream: true only")
+    return stream, partial_images, progress
+
+
 def parse_order(body: bytes, accept: str, limits: Limits) -> ImageOrder:
-    """The request's body as an order.
+    """The body of a generation as an order.
 
     Raises:
         BadRequest: with the parameter's name.
         NotFound: another model is asked for.
     """
-    fields = Fields(json_object(body))
+    square = side(limits)
+    return parse_fields(Fields(json_object(body)), accept, limits, (square, square), IGNORED)
+
+
+def parse_fields(
+    fields: Fields, accept: str, limits: Limits, auto: tuple[int, int], ignored: Mapping[str, tuple[object, ...]]
+) -> ImageOrder:
+    """What generations and edits have in common; `auto` is the size in pixels that the word means.
+
+    Raises:
+        BadRequest, NotFound: as above.
+    """
     prompt = fields.text("prompt", "", PROMPT_MAX_CHARACTERS)
     if not prompt.strip():
         refuse("prompt", "it is needed: describe the picture")
     model = fields.text("model", MODEL_ID, 200)
     if model.lower() not in MODEL_NAMES:
         raise NotFound(f"The model does not exist; this service has: {MODEL_ID}", param="model", code="model_not_found")
-    width, height = dimensions(fields.text("size", "auto", 32), limits)
+    width, height = dimensions(fields.text("size", "auto", 32), limits, auto)
     fields.choice("response_format", "b64_json", ("b64_json",))
     kind, bare = chosen_format(fields, accept)
     images = fields.whole("n", 1, 1, limits.max_images) or 1
@@ -233,6 +324,7 @@ def parse_order(body: bytes, accept: str, limits: Limits) -> ImageOrder:
     compression = fields.whole("output_compression", None, 0, 100)
     if compression not in {None, 100} and kind == "png":
         refuse("output_compression", "it is for jpeg and webp only")
+    stream, partial_images, progress = streamed(fields, bare)
     order = ImageOrder(
         prompt=prompt,
         negative_prompt=fields.text("negative_prompt", "", PROMPT_MAX_CHARACTERS),
@@ -245,7 +337,10 @@ def parse_order(body: bytes, accept: str, limits: Limits) -> ImageOrder:
         format=kind,
         compression=compression,
         bare=bare,
+        stream=stream,
+        partial_images=partial_images,
+        progress=progress,
     )
-    fields.ignored()
+    fields.ignored(ignored)
     fields.nothing_left()
     return order

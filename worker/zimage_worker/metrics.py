@@ -23,6 +23,11 @@ class Metrics:
         self.generation_seconds = Histogram(
             "zimage_generation_seconds", "Time on the GPU thread", buckets=SECONDS, registry=registry
         )
+        self.busy_seconds = Counter(
+            "zimage_engine_busy_seconds",
+            "Seconds that the engine thread worked; its rate is the use",
+            registry=registry,
+        )
         self.step_seconds = Histogram("zimage_step_seconds", "One step", buckets=STEP_SECONDS, registry=registry)
         self.decode_seconds = Histogram(
             "zimage_decode_seconds", "Latents to pixels", buckets=STEP_SECONDS, registry=registry
@@ -32,10 +37,23 @@ class Metrics:
         )
         self.images = Counter("zimage_images", "Images made", registry=registry)
         self.pixels = Counter("zimage_pixels", "Pixels made", registry=registry)
+        self.embeddings = Counter(
+            "zimage_embedding_cache", "Prompts looked up in the cache", ["result"], registry=registry
+        )
+        self.oom_rungs = Counter("zimage_oom_rungs", "What a lack of memory led to", ["rung"], registry=registry)
         self.auth_failures = Counter("zimage_auth_failures", "Refused callers", ["reason"], registry=registry)
         self.rate_limited = Counter("zimage_rate_limited", "Refused for their rate", ["kind"], registry=registry)
         self.gpu_allocated = Gauge("zimage_gpu_allocated_bytes", "Bytes of tensors on the GPU", registry=registry)
         self.gpu_reserved = Gauge("zimage_gpu_reserved_bytes", "Bytes the allocator holds", registry=registry)
         self.gpu_peak = Gauge("zimage_gpu_peak_bytes", "Most bytes of tensors so far", registry=registry)
+        for result in ("hit", "miss"):
+            self.embeddings.labels(result)
+        for rung in ("retry", "tiled", "refused"):
+            self.oom_rungs.labels(rung)
         build = Gauge("zimage_build_info", "Always 1", ["version"], registry=registry)
         build.labels(__version__).set(1)
+
+    def counted(self, event: str) -> None:
+        """What an engine counts, on its own thread: `embedding_hit`, `oom_retry`, …"""
+        kind, _, label = event.partition("_")
+        (self.embeddings if kind == "embedding" else self.oom_rungs).labels(label).inc()

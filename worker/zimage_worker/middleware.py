@@ -24,6 +24,11 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 # A prompt of 2,000 characters with every extension is below 20 kB.
 BODY_MAX_BYTES = 64 * 1024
+# The one path with pictures in its body: a PNG of 4096 x 4096 photographed pixels is about that large.
+UPLOAD_PATH = "/v1/images/edits"
+UPLOAD_MAX_BYTES = 24 * 1024 * 1024
+# All uploads together, each known by name before its first byte is kept: what they may cost of the pod's memory.
+UPLOADS_MAX_BYTES = 128 * 1024 * 1024
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -103,6 +108,10 @@ class Surroundings:
         try:
             if not host_allowed(header(scope, b"host"), self.settings.allowed_hosts):
                 raise WrongHost("This service does not answer to that host name.")
+            if scope["path"] == UPLOAD_PATH:
+                upload = Upload(scope, receive, send)
+                await self.app(scope, upload.receive, upload.send)
+                return
             replay = await bounded(scope, receive)
         except WorkerError as error:
             await refuse(error, send)
@@ -124,6 +133,61 @@ class Surroundings:
         )
 
 
+def ensure_short(scope: MutableMapping[str, Any], most_bytes: int) -> None:
+    """By what the client says of its length.
+
+    Raises:
+        BodyTooLarge: it says too much.
+    """
+    lengths = header(scope, b"content-length")
+    # len(): int() of 5,000 digits raises.
+    if lengths and (len(lengths[0]) > 12 or int(lengths[0]) > most_bytes):
+        raise BodyTooLarge(f"The body is larger than {most_bytes} bytes.")
+
+
+class Upload:
+    """A body that the app reads itself, once it knows the caller: nothing of a stranger's is kept."""
+
+    def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        ensure_short(scope, UPLOAD_MAX_BYTES)
+        self.source = receive
+        self.sink = send
+        self.left_bytes = UPLOAD_MAX_BYTES
+        self.complete = False
+        # Whoever asks first has sent nothing, and is told before sending anything.
+        self.asks_first = bool(header(scope, b"expect"))
+
+    async def receive(self) -> Message:
+        """The next piece.
+
+        Raises:
+            BodyTooLarge: where there was no length.
+        """
+        message = await self.source()
+        if message["type"] != "http.request":
+            self.complete = True
+            return message
+        self.left_bytes -= len(message.get("body", b""))
+        self.complete = not message.get("more_body", False)
+        if self.left_bytes < 0:
+            self.complete = True
+            raise BodyTooLarge(f"The body is larger than {UPLOAD_MAX_BYTES} bytes.")
+        return message
+
+    async def send(self, message: Message) -> None:
+        """An answer in the middle of the body waits until the rest has been thrown away.
+
+        A closed connection with unread bytes is reset, and the client would never see why.
+        """
+        if message["type"] == "http.response.start" and not self.asks_first:
+            try:
+                while not self.complete:
+                    await self.receive()
+            except BodyTooLarge:
+                pass
+        await self.sink(message)
+
+
 async def bounded(scope: MutableMapping[str, Any], receive: Receive) -> Receive:
     """Read the whole body, counting; then a `receive` that gives it once and waits for the end.
 
@@ -132,10 +196,7 @@ async def bounded(scope: MutableMapping[str, Any], receive: Receive) -> Receive:
     Raises:
         BodyTooLarge: by its length, or by its bytes where there is no length.
     """
-    lengths = header(scope, b"content-length")
-    # len(): int() of 5,000 digits raises.
-    if lengths and (len(lengths[0]) > 12 or int(lengths[0]) > BODY_MAX_BYTES):
-        raise BodyTooLarge(f"The body is larger than {BODY_MAX_BYTES} bytes.")
+    ensure_short(scope, BODY_MAX_BYTES)
     body = bytearray()
     more = True
     while more:

@@ -17,12 +17,14 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .errors import BadRequest
-from .middleware import SECURITY_HEADERS
+from .middleware import SECURITY_HEADERS, UPLOAD_PATH
 
 # From the first byte (or the connection) to the end of the header. A client on a slow line needs one.
 HEADER_SECONDS = 10.0
 # 64 KiB, or what a refused client still pours in.
 BODY_SECONDS = 20.0
+# A picture of 24 MiB on a line of 1.6 Mbit/s; nothing of a stranger's is kept meanwhile.
+UPLOAD_SECONDS = 120.0
 # Nothing read of an answer for so long: the client is gone or never meant to.
 WRITE_SECONDS = 60.0
 KEEP_ALIVE_SECONDS = 15
@@ -54,7 +56,7 @@ class DeadlineProtocol(H11Protocol):
         elif self.conn.their_state is h11.IDLE:
             self.expect("header", HEADER_SECONDS)
         elif self.conn.their_state is h11.SEND_BODY:
-            self.expect("body", BODY_SECONDS)
+            self.expect("body", UPLOAD_SECONDS if self.scope["path"] == UPLOAD_PATH else BODY_SECONDS)
         else:
             self.expect("", 0)
 

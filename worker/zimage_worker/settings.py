@@ -59,6 +59,7 @@ class Settings:
     queue_length: int
     request_timeout_seconds: int
     drain_seconds: int
+    stall_seconds: int
     limits: Limits
     gpu_memory_bytes: int | None
     certificate_file: Path | None
@@ -179,6 +180,7 @@ def parse(environ: Mapping[str, str]) -> Settings:
         queue_length=read.number("ZIMAGE_QUEUE_LENGTH", 16, 1, 10_000),
         request_timeout_seconds=read.number("ZIMAGE_REQUEST_TIMEOUT_SECONDS", 300, 1, 86_400),
         drain_seconds=read.number("ZIMAGE_DRAIN_SECONDS", 120, 0, 86_400),
+        stall_seconds=read.number("ZIMAGE_STALL_SECONDS", 60, 1, 86_400),
         limits=Limits(
             # 8192 x 8192: the model's position table ends there.
             max_pixels=read.number("ZIMAGE_MAX_PIXELS", 1024 * 1024, 256, 8192 * 8192),

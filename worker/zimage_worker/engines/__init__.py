@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from ..images import ImageOrder, Picture
+from ..images import ImageOrder, Picture, Progress
 
 Phase = Literal["import", "load", "warm-up", "ready", "failed", "draining"]
 
@@ -41,10 +41,25 @@ class Memory:
     peak_bytes: int = 0
 
 
+# What an engine does that is counted in a metric.
+Counted = Literal["embedding_hit", "embedding_miss", "oom_retry", "oom_tiled", "oom_refused"]
+Count = Callable[[Counted], None]
+
+# Called on the engine thread, after each step and for each finished picture; must be quick.
+Told = Callable[[Progress], None]
+
+
 class Engine(Protocol):
     """A loaded model."""
 
-    def generate(self, order: ImageOrder, seed: int, stop: threading.Event) -> Made:
+    # The order that was made for nobody before the first client, and how long it took.
+    warmed: tuple[ImageOrder, Made] | None
+
+    def weigh(self, order: ImageOrder) -> int:
+        """The text tokens of an order; refuses what the model cannot take. Quick: the event loop asks."""
+        ...
+
+    def generate(self, order: ImageOrder, seed: int, stop: threading.Event, told: Told) -> Made:
         """Make the pictures, with seeds `seed`, `seed + 1`, …; look at `stop` after each step."""
         ...
 

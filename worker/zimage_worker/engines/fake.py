@@ -8,23 +8,36 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from ..images import ImageOrder, Picture
-from . import Engine, Made, Memory, Phase, Stopped
+from ..images import ImageOrder, Picture, Step, partial_steps
+from . import Engine, Made, Memory, Phase, Stopped, Told
 
 
 class FakeEngine:
     """One flat colour, drawn from prompt and seed. `step_seconds` makes it slow on demand."""
 
+    warmed: tuple[ImageOrder, Made] | None = None
+
     def __init__(self, step_seconds: float = 0.0) -> None:
         self.step_seconds = step_seconds
 
-    def generate(self, order: ImageOrder, seed: int, stop: threading.Event) -> Made:
+    def weigh(self, order: ImageOrder) -> int:
+        """A token for each word."""
+        return len(order.prompt.split())
+
+    def generate(self, order: ImageOrder, seed: int, stop: threading.Event, told: Told) -> Made:
         """The same order and seed give the same picture."""
-        for _ in range(order.steps):
-            if stop.wait(self.step_seconds):
-                raise Stopped
-        pictures = tuple(self.picture(order, seed + number) for number in range(order.images))
-        return Made(pictures, (self.step_seconds,) * order.steps, 0.0)
+        pictures = []
+        partials = partial_steps(order.partial_images, order.steps)
+        for number in range(order.images):
+            picture = self.picture(order, seed + number)
+            for step in range(1, order.steps + 1):
+                if stop.wait(self.step_seconds):
+                    raise Stopped
+                preview = picture.image.resize((2, 2)) if step in partials else None
+                told(Step(number, step, order.steps, preview, partials.index(step) if preview else 0))
+            told(picture)
+            pictures.append(picture)
+        return Made(tuple(pictures), (self.step_seconds,) * order.steps * order.images, 0.0)
 
     def picture(self, order: ImageOrder, seed: int) -> Picture:
         """A colour in the asked size."""

@@ -6,21 +6,27 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ..errors import GenerationFailed, WorkerError
-from ..images import ImageOrder
-from . import Engine, EngineBroken, Loader, Made, Memory, Phase, Stopped
+from ..errors import GenerationFailed, NotReady, WorkerError
+from ..images import ImageOrder, Progress
+from ..pace import Pace
+from . import Engine, EngineBroken, Loader, Made, Memory, Phase, Stopped, Told
 
 log = logging.getLogger("zimage.engine")
 
 # A volume that is filled later is noticed soon; a broken model is not read over and over.
 RETRY_MISSING_SECONDS = 10.0
 RETRY_FAILED_SECONDS = 60.0
+# Encoding the prompt, encoding a picture and decoding are no steps, and take a few steps' time each. A guess.
+STALLED_STEPS = 20
+# Until the process has begun anew; a guess.
+RETRY_AFTER_SECONDS = 10
 # The phases' share of a start, in hundredths; a guess from a warm page cache.
 FRACTIONS: dict[Phase, float] = {"import": 0.0, "load": 0.3, "warm-up": 0.9, "ready": 1.0, "failed": 0.0}
 
@@ -29,7 +35,7 @@ FRACTIONS: dict[Phase, float] = {"import": 0.0, "load": 0.3, "warm-up": 0.9, "re
 class ModelProblem:
     """Why there is no model."""
 
-    reason: Literal["ModelMissing", "ModelLoadFailed"]
+    reason: Literal["ModelMissing", "ModelLoadFailed", "EngineDied", "EngineStalled"]
     message: str
 
 
@@ -39,6 +45,7 @@ class Job:
 
     order: ImageOrder
     seed: int
+    told: Told
     stop: threading.Event = field(default_factory=threading.Event)
     done: Future[Made] = field(default_factory=Future)
 
@@ -57,14 +64,20 @@ def missing(path: Path) -> ModelProblem | None:
 class EngineThread:
     """Start it once; then `generate` from the event loop."""
 
-    def __init__(self, path: Path, loader: Loader, crashed: Callable[[], None]) -> None:
+    def __init__(self, path: Path, loader: Loader, crashed: Callable[[], None], busy: Callable[[float], None]) -> None:
         self.path = path
         self.loader = loader
         self.crashed = crashed
+        # Hears of the seconds of each order, also of one that failed.
+        self.busy = busy
         self.phase: Phase = "import"
         self.problem: ModelProblem | None = None
         self.engine: Engine | None = None
         self.closing = threading.Event()
+        self.pace = Pace()
+        # What is being made, and when it last gave a sign of life (time.monotonic).
+        self.job: Job | None = None
+        self.beat = 0.0
         self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         # A daemon: a kernel that never returns must not keep the process from ending.
         self.thread = threading.Thread(target=self.run, name="engine", daemon=True)
@@ -82,6 +95,14 @@ class EngineThread:
     def fraction(self) -> float:
         """How far the start is, from 0 to 1."""
         return FRACTIONS[self.phase]
+
+    def weigh(self, order: ImageOrder) -> int:
+        """The text tokens of an order, before it waits for anything.
+
+        Raises:
+            BadRequest, OutOfMemory: the model cannot take it.
+        """
+        return self.engine.weigh(order) if self.engine else 0
 
     def memory(self) -> Memory:
         """What the device holds."""
@@ -101,7 +122,7 @@ class EngineThread:
         except BaseException:
             log.critical("the engine thread died; the process ends", exc_info=True)
             self.phase = "failed"
-            self.problem = ModelProblem("ModelLoadFailed", "the engine thread died; see the log")
+            self.problem = ModelProblem("EngineDied", "the engine thread died; the process ends; see its log")
             self.crashed()
 
     def load(self) -> Engine | None:
@@ -119,6 +140,9 @@ class EngineThread:
                     wait_seconds = RETRY_FAILED_SECONDS
                 else:
                     self.problem = None
+                    if self.engine.warmed:
+                        order, made = self.engine.warmed
+                        self.pace.learn(order, made.steps_seconds, made.decode_seconds)
                     self.told("ready")
                     return self.engine
             if problem != self.problem:
@@ -129,8 +153,10 @@ class EngineThread:
 
     def work(self, engine: Engine, job: Job) -> None:
         """One order. A failed one is that client's misfortune; a lost device is everybody's."""
+        began = self.beat = time.monotonic()
+        self.job = job
         try:
-            made = engine.generate(job.order, job.seed, job.stop)
+            made = engine.generate(job.order, job.seed, job.stop, job.told)
         except (Stopped, WorkerError) as error:
             job.done.set_exception(error)
         except BaseException as error:
@@ -140,16 +166,47 @@ class EngineThread:
                 raise
             log.exception("a generation failed")
         else:
+            self.pace.learn(job.order, made.steps_seconds, made.decode_seconds)
             job.done.set_result(made)
+        finally:
+            self.job = None
+            self.busy(time.monotonic() - began)
 
-    async def generate(self, order: ImageOrder, seed: int) -> Made:
+    def silent_too_long(self, least_seconds: float) -> bool:
+        """Whether the order at work is stuck: no step for `least_seconds` and for many steps' time."""
+        job = self.job
+        if job is None:
+            return False
+        allowed_seconds = max(least_seconds, STALLED_STEPS * self.pace.step_seconds(job.order))
+        return time.monotonic() - self.beat > allowed_seconds
+
+    def give_up(self) -> None:
+        """From outside the thread, which hangs: not ready, and whoever waits is told. Only a new process helps."""
+        self.phase = "failed"
+        self.problem = ModelProblem("EngineStalled", "the engine makes no step any more; the process ends; see its log")
+        if self.job and not self.job.done.done():
+            self.job.done.set_exception(GenerationFailed("The engine makes no step any more; the worker restarts."))
+
+    async def generate(self, order: ImageOrder, seed: int, told: Told | None = None) -> Made:
         """Run one order; the caller holds the turn. Cancelled, it still waits for the thread's end.
+
+        `told` hears of each step and picture on the event loop, before this returns.
 
         Raises:
             asyncio.CancelledError: the client left or time was up.
             GenerationFailed: the model broke.
+            NotReady: the engine ended while this waited.
         """
-        job = Job(order, seed)
+        if self.engine and self.phase == "failed":
+            raise NotReady("The engine has ended; try again later.", retry_after_seconds=RETRY_AFTER_SECONDS)
+        loop = asyncio.get_running_loop()
+
+        def across(progress: Progress) -> None:
+            self.beat = time.monotonic()
+            if told:
+                loop.call_soon_threadsafe(told, progress)
+
+        job = Job(order, seed, across)
         self.jobs.put(job)
         finished = asyncio.ensure_future(asyncio.wrap_future(job.done))
         cancelled = False

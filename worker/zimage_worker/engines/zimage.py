@@ -1,32 +1,29 @@
-"""The model itself: diffusers.ZImagePipeline in bfloat16. The only file that serves with torch.
+"""The model itself: diffusers' Z-Image pipelines in bfloat16, with one set of weights.
 
-Everything here runs on the engine thread. What could end in a device-side assert is refused
-in images.py already; here only what needs the tokenizer or the model's own configuration.
+Everything here runs on the engine thread, but `weigh`. What could end in a device-side assert is refused
+in images.py already; here only what needs the tokenizer or the device's memory.
 """
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Callable
-from itertools import pairwise
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ZImagePipeline
+from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImagePipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from ..errors import BadRequest
+from ..edits import pasted
 from ..images import ImageOrder, Picture
-from . import Engine, EngineBroken, Made, Memory, Phase, Stopped
-
-# The encoder pads to one of these; 512 is the pipeline's own. The position table (1536, of which
-# the frame axis takes a little) ends before the next one.
-PROMPT_TOKENS = (512, 1024)
-WARM_UP_SIDE_PX = 256
+from . import Count, Engine, Made, Memory, Phase, Told
+from .ladder import Ladder, tiled
+from .previews import Watch
+from .prompts import Prompts
 
 
 def chosen_device(wanted: str) -> str:
@@ -37,82 +34,102 @@ def chosen_device(wanted: str) -> str:
 
 
 class ZImageEngine:
-    """One pipeline on one device."""
+    """One set of weights on one device, in three pipelines: from nothing, from a picture, inside a mask."""
 
-    def __init__(self, pipeline: Any, device: str) -> None:
+    warmed: tuple[ImageOrder, Made] | None = None
+
+    def __init__(self, pipeline: Any, device: str, count: Count) -> None:
         self.pipeline = pipeline
+        # The same modules, not copies: no byte more on the device.
+        self.img2img = ZImageImg2ImgPipeline(**pipeline.components)
+        self.inpaint = ZImageInpaintPipeline(**pipeline.components)
+        for each in (pipeline, self.img2img, self.inpaint):
+            # It writes to stderr at each step, and it is no JSON.
+            each.set_progress_bar_config(disable=True)
         self.device = device
+        self.prompts = Prompts(pipeline, count)
+        self.ladder = Ladder(count, time.monotonic)
 
-    def generate(self, order: ImageOrder, seed: int, stop: threading.Event) -> Made:
+    def weigh(self, order: ImageOrder) -> int:
+        """The text tokens of an order; the one thing here that the event loop asks.
+
+        Raises:
+            BadRequest: more of them than the model reads.
+            OutOfMemory: the size did not fit a short while ago.
+        """
+        self.ladder.ensure_fits(order)
+        return self.prompts.tokens(order)
+
+    def generate(self, order: ImageOrder, seed: int, stop: threading.Event, told: Told) -> Made:
         """All pictures of an order, one after the other: a batch would change their bytes.
 
         Raises:
             Stopped: at the next step after `stop`; nothing is decoded for nobody.
+            OutOfMemory: every rung of the ladder was tried.
             EngineBroken: the GPU is lost for this process.
         """
-        longest = self.padded_tokens(order)
         pictures: list[Picture] = []
         steps: list[float] = []
         decode_seconds = 0.0
-        for number in range(order.images):
-            marks = [time.perf_counter()]
-            pictures.append(Picture(self.one(order, seed + number, longest, stop, marks), seed + number))
-            decode_seconds += time.perf_counter() - marks[-1]
-            steps += [after - before for before, after in pairwise(marks)]
+        with torch.inference_mode():
+            for number in range(order.images):
+                watch = Watch(order, number, stop, told)
+                latents = self.denoised(order, seed + number, watch)
+                began = time.perf_counter()
+                image = self.decoded(order, latents)
+                decode_seconds += time.perf_counter() - began
+                steps += watch.steps_seconds
+                pictures.append(Picture(image, seed + number))
+                told(pictures[-1])
         return Made(tuple(pictures), tuple(steps), decode_seconds)
 
-    def one(self, order: ImageOrder, seed: int, longest: int, stop: threading.Event, marks: list[float]) -> Any:
-        """One picture."""
+    def denoised(self, order: ImageOrder, seed: int, watch: Watch) -> Any:
+        """One picture's latents."""
 
-        def after_step(_pipe: Any, _step: int, _time: Any, kept: dict[str, Any]) -> dict[str, Any]:
-            marks.append(time.perf_counter())
-            # Raising is the only way out that skips the decode; `_interrupt` still decodes.
-            if stop.is_set():
-                raise Stopped
-            return kept
+        def attempt() -> Any:
+            watch.ensure_wanted()
+            try:
+                return self.called(order, seed, watch).images
+            finally:
+                # Where modules live off the GPU they go back also after an error.
+                self.pipeline.maybe_free_model_hooks()
 
-        if stop.is_set():
-            raise Stopped
-        try:
-            with torch.inference_mode():
-                result = self.pipeline(
-                    # A new list each time: the pipeline writes its chat template back into it.
-                    prompt=[order.prompt],
-                    negative_prompt=[order.negative_prompt] if order.negative_prompt else None,
-                    width=order.width_px,
-                    height=order.height_px,
-                    num_inference_steps=order.steps,
-                    guidance_scale=order.guidance_scale,
-                    # On the CPU, so that a seed gives the same noise whatever the device.
-                    generator=[torch.Generator("cpu").manual_seed(seed)],
-                    max_sequence_length=longest,
-                    callback_on_step_end=after_step,
-                )
-        except torch.OutOfMemoryError:
-            # Not poisoned: give the pieces back and let the caller see a failed request.
-            gc.collect()
-            torch.cuda.empty_cache()
-            raise
-        except torch.AcceleratorError as error:
-            raise EngineBroken(str(error).splitlines()[0]) from error
-        return result.images[0]
+        return self.ladder.climb(order, attempt, "oom_retry", nullcontext)
 
-    def padded_tokens(self, order: ImageOrder) -> int:
-        """The length that the encoder pads to; the pipeline would cut longer prompts silently."""
-        for name, text in (("prompt", order.prompt), ("negative_prompt", order.negative_prompt)):
-            if (tokens := self.tokens(text)) > PROMPT_TOKENS[-1]:
-                raise BadRequest(f"{name}: it has {tokens} tokens; at most {PROMPT_TOKENS[-1]} are read", param=name)
-        longest = max(self.tokens(order.prompt), self.tokens(order.negative_prompt))
-        return next(length for length in PROMPT_TOKENS if longest <= length)
+    def called(self, order: ImageOrder, seed: int, watch: Watch) -> Any:
+        """The pipeline that the order needs."""
+        prompt, *negative = self.prompts.embeddings(order)
+        options: dict[str, Any] = {
+            "prompt_embeds": [prompt],
+            "negative_prompt_embeds": negative or None,
+            "num_inference_steps": order.steps,
+            "guidance_scale": order.guidance_scale,
+            # On the CPU, so that a seed gives the same noise whatever the device.
+            "generator": [torch.Generator("cpu").manual_seed(seed)],
+            "output_type": "latent",
+            "callback_on_step_end": watch.after_step,
+        }
+        # Encoding the prompt is no step.
+        watch.began = time.perf_counter()
+        if order.edit is None:
+            return self.pipeline(width=order.width_px, height=order.height_px, **options)
+        options |= {"image": order.edit.image, "strength": order.edit.strength}
+        if order.edit.mask is None:
+            return self.img2img(**options)
+        return self.inpaint(mask_image=order.edit.mask, **options)
 
-    def tokens(self, text: str) -> int:
-        """As the pipeline counts them: with the chat template around the text."""
-        tokenizer = self.pipeline.tokenizer
-        messages = [{"role": "user", "content": text}]
-        whole = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=True
-        )
-        return len(tokenizer(whole).input_ids)
+    def decoded(self, order: ImageOrder, latents: Any) -> Any:
+        """Latents to pixels, as the pipelines do at their end; apart, because this is where memory ends first."""
+        vae = self.pipeline.vae
+
+        def attempt() -> Any:
+            scaled = latents.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
+            pixels = vae.decode(scaled, return_dict=False)[0]
+            self.pipeline.maybe_free_model_hooks()
+            return self.pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
+
+        image = self.ladder.climb(order, attempt, "oom_tiled", tiled(vae))
+        return pasted(order.edit, image) if order.edit else image
 
     def memory(self) -> Memory:
         """What torch's allocator holds on the GPU."""
@@ -122,7 +139,12 @@ class ZImageEngine:
 
 
 def load(
-    path: Path, device: str, gpu_memory_bytes: int | None, warm_up_side_px: int, told: Callable[[Phase], None]
+    path: Path,
+    device: str,
+    gpu_memory_bytes: int | None,
+    warm_up_side_px: int,
+    count: Count,
+    told: Callable[[Phase], None],
 ) -> Engine:
     """Read the model, move it to its device and make one picture for nobody."""
     # Their progress bars are no JSON lines.
@@ -140,16 +162,17 @@ def load(
         local_files_only=True,
         use_safetensors=True,
     ).to(target)
-    pipeline.set_progress_bar_config(disable=True)
     told("warm-up")
-    engine = ZImageEngine(pipeline, target)
-    engine.generate(warm_up_order(warm_up_side_px), 0, threading.Event())
+    engine = ZImageEngine(pipeline, target, count)
+    order = warm_up_order(warm_up_side_px)
+    engine.warmed = (order, engine.generate(order, 0, threading.Event(), lambda _progress: None))
     return engine
 
 
 def warm_up_order(side_px: int) -> ImageOrder:
-    """One step at the size that `auto` means, so that the first client does not pay for it."""
+    """Two steps at the size that `auto` means: the first client does not pay for it, and the second step is timed."""
     return ImageOrder(
-        prompt="warm-up", negative_prompt="", width_px=side_px, height_px=side_px, images=1, steps=1,
+        prompt="warm-up", negative_prompt="", width_px=side_px, height_px=side_px, images=1, steps=2,
         guidance_scale=0.0, seed=0, format="png", compression=None, bare=False,
+        stream=False, partial_images=0, progress=False,
     )  # fmt: skip

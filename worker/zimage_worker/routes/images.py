@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import secrets
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import cache
 from importlib.metadata import version
 from typing import TypeVar
@@ -15,14 +14,18 @@ from typing import TypeVar
 from fastapi import APIRouter, Request, Response
 
 from .. import __version__
+from ..answers import answer
 from ..auth import Caller
 from ..dependencies import ClientGone, Parts, TheCaller, TheParts, while_connected
 from ..engines import Made
 from ..errors import RequestTimedOut, UnsupportedMediaType, WorkerError
-from ..images import MODEL_ID, SEED_MAX, ImageOrder, parse_order
+from ..images import MODEL_ID, SEED_MAX, ImageOrder, Moved, Picture, Progress, parse_order
+from .streams import EventStream, Running, admitted
+from .uploads import uploaded
 
 router = APIRouter()
 T = TypeVar("T")
+Listener = Callable[[Progress], None]
 
 
 @router.post("/v1/images/generations", response_class=Response)
@@ -32,11 +35,35 @@ async def generate_images(request: Request, caller: TheCaller, parts: TheParts) 
     Raises:
         WorkerError: refused or failed; errors.py says which status.
     """
-    with Outcome(parts):
-        order = await ordered(request, parts)
+    with Outcome(parts) as outcome:
+        return await served(request, await ordered(request, parts), caller, outcome)
+
+
+@router.post("/v1/images/edits", response_class=Response)
+async def edit_images(request: Request, caller: TheCaller, parts: TheParts) -> Response:
+    """Change an image, all of it or inside a mask, as the OpenAI Images API does.
+
+    Raises:
+        WorkerError: refused or failed; errors.py says which status.
+    """
+    with Outcome(parts) as outcome:
         parts.state.ensure_serving()
-        work = within(parts.settings.request_timeout_seconds, answered(order, caller, parts))
-        return await while_connected(request, work)
+        return await served(request, await uploaded(request, parts), caller, outcome)
+
+
+async def served(request: Request, order: ImageOrder, caller: Caller, outcome: Outcome) -> Response:
+    """An order, answered at once or event by event.
+
+    Raises:
+        WorkerError: refused, or failed before the first event.
+    """
+    parts = outcome.parts
+    parts.state.ensure_serving()
+    tokens = parts.engine.weigh(order)
+    if order.stream:
+        return await streamed(request, order, caller, tokens, outcome)
+    work = within(parts.settings.request_timeout_seconds, answered(order, caller, tokens, parts))
+    return await while_connected(request, work)
 
 
 async def ordered(request: Request, parts: Parts) -> ImageOrder:
@@ -49,20 +76,39 @@ async def ordered(request: Request, parts: Parts) -> ImageOrder:
     return parse_order(await request.body(), request.headers.get("accept", ""), parts.settings.limits)
 
 
-async def answered(order: ImageOrder, caller: Caller, parts: Parts) -> Response:
+async def answered(order: ImageOrder, caller: Caller, tokens: int, parts: Parts) -> Response:
     """Wait for the turn, make, encode, answer."""
+    made = await generated(order, caller, parts)
+    facts = described(order, parts)
+    encoded = [(picture, await parts.encoder.encode(picture, order, facts)) for picture in made.pictures]
+    return bare_answer(order, *encoded[0]) if order.bare else json_answer(order, encoded, tokens)
+
+
+async def streamed(request: Request, order: ImageOrder, caller: Caller, tokens: int, outcome: Outcome) -> Response:
+    """The same, told event by event as it goes; refused before the first of them.
+
+    Raises:
+        WorkerError: refused; what fails later is told as an event.
+    """
+    parts = outcome.parts
+    limit = parts.settings.request_timeout_seconds
+    running = Running(lambda told: within(limit, generated(order, caller, parts, told)))
+    await admitted(request, running)
+    outcome.open = True
+    return EventStream(running, order, tokens, parts, described(order, parts), outcome.count)
+
+
+async def generated(order: ImageOrder, caller: Caller, parts: Parts, told: Listener | None = None) -> Made:
+    """Wait for the turn and make the pictures; `told` hears of places, steps and pictures."""
     seed = order.seed if order.seed is not None else secrets.randbelow(SEED_MAX - order.images + 1)
+    moved = None if told is None else lambda position: told(Moved(position))
     asked = time.monotonic()
-    async with parts.queue.turn(caller.user or caller.address):
+    async with parts.queue.turn(caller.user or caller.address, parts.engine.pace.seconds(order), moved):
         began = time.monotonic()
         parts.metrics.queue_seconds.observe(began - asked)
-        made = await parts.engine.generate(order, seed)
+        made = await parts.engine.generate(order, seed, told)
         count(made, order, time.monotonic() - began, parts)
-    began = time.monotonic()
-    facts = described(order, parts)
-    encoded = [await parts.encoder.encode(picture, order, facts) for picture in made.pictures]
-    parts.metrics.encode_seconds.observe(time.monotonic() - began)
-    return bare_answer(order, made, encoded[0]) if order.bare else json_answer(order, made, encoded)
+    return made
 
 
 async def within(seconds: int, work: Awaitable[T]) -> T:
@@ -106,31 +152,19 @@ def count(made: Made, order: ImageOrder, seconds: float, parts: Parts) -> None:
     parts.metrics.pixels.inc(len(made.pictures) * order.width_px * order.height_px)
 
 
-def bare_answer(order: ImageOrder, made: Made, content: bytes) -> Response:
+def bare_answer(order: ImageOrder, picture: Picture, content: bytes) -> Response:
     """The image itself, its seed in a header."""
     headers = {
-        "X-Seed": str(made.pictures[0].seed),
+        "X-Seed": str(picture.seed),
         "X-Steps": str(order.steps),
-        "Content-Disposition": f'inline; filename="zimage-{made.pictures[0].seed}.{order.format}"',
+        "Content-Disposition": f'inline; filename="zimage-{picture.seed}.{order.format}"',
     }
     return Response(content, media_type=f"image/{order.format}", headers=headers)
 
 
-def json_answer(order: ImageOrder, made: Made, encoded: list[bytes]) -> Response:
-    """OpenAI's answer, with the seed of each image beside it."""
-    data = [
-        {"b64_json": base64.b64encode(content).decode("ascii"), "seed": picture.seed}
-        for content, picture in zip(encoded, made.pictures, strict=True)
-    ]
-    body = {
-        "created": int(time.time()),
-        "background": "opaque",
-        "output_format": order.format,
-        "size": order.size,
-        "steps": order.steps,
-        "model": MODEL_ID,
-        "data": data,
-    }
+def json_answer(order: ImageOrder, encoded: list[tuple[Picture, bytes]], tokens: int) -> Response:
+    """OpenAI's answer."""
+    body = answer(order, encoded, int(time.time()), tokens)
     return Response(json.dumps(body), media_type="application/json")
 
 
@@ -139,12 +173,20 @@ class Outcome:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
+        # Set when a stream takes over and counts at its own end.
+        self.open = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Outcome:
         """Nothing is known yet."""
+        return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        """By the error's code; the error goes on its way."""
+        """The error goes on its way."""
+        if error is not None or not self.open:
+            self.count(error)
+
+    def count(self, error: BaseException | None) -> None:
+        """By the error's code."""
         if error is None:
             outcome = "success"
         elif isinstance(error, WorkerError):
