@@ -413,12 +413,13 @@ return [
   said({ status: 400, param: 'model', message: 'Unknown parameter: model' }),
   said({ status: 500, code: 'generation_failed', requestId: 'abc' }), said({ status: 502 }),
   said({ status: 429, code: 'rate_limit_exceeded', retrySeconds: 7 }),
+  said({ status: 503, code: 'not_ready', retrySeconds: 10, requestId: 'abc' }),
 ].map(({ text, field, retrySeconds, signIn }) => [text, field ?? null, retrySeconds ?? 0, signIn ?? false]);
 """
 
 
 def test_errors_in_plain_words(page) -> None:
-    lost, broken, unknown, size_wrong, other, failed, proxy, often = page.run(WORDS)
+    lost, broken, unknown, size_wrong, other, failed, proxy, often, loading = page.run(WORDS)
     assert lost[0].startswith("The connection was lost.")
     assert broken[0].startswith("Something went wrong in this page.")
     assert (unknown[0].startswith("You are not signed in any more."), unknown[3]) == (True, True)
@@ -427,6 +428,7 @@ def test_errors_in_plain_words(page) -> None:
     assert failed[0].endswith("report it with this number: abc")
     assert proxy[0] == "The service failed. Your prompt is kept; try again in a moment."
     assert often[2] == 7
+    assert (loading[0], loading[2]) == ("The model is still being loaded. Your prompt is kept.", 10)
 
 
 EVENTS = """

@@ -51,8 +51,9 @@ export function explained(error) {
 
 function words(error) {
   const said = WORDS[error.code] ?? (error.status < 500 && error.message ? sentence(error.message) : serverFailed());
-  const name = error.status >= 500 && error.requestId ? ` If it stays so, report it with this number: ${error.requestId}` : '';
-  return said + name;
+  // Where waiting helps there is nothing to report.
+  const reported = error.status >= 500 && !error.retrySeconds && error.requestId;
+  return reported ? `${said} If it stays so, report it with this number: ${error.requestId}` : said;
 }
 
 function serverFailed() {
