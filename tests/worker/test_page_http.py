@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from zimage_worker.addresses import cross_site
-from zimage_worker.assets import FOLDER, page
+from zimage_worker.assets import FOLDER, page, sign_in_ways
+from zimage_worker.settings_auth import AuthMode, AuthSettings, TokenSettings
 
 AUTH = ("alice", "canary-password-7f3a")
 ROOT = Path(__file__).parents[2]
@@ -80,6 +81,18 @@ def test_a_file_s_tag_follows_its_bytes() -> None:
     assert one["main.js"] == other["main.js"]
     assert one["index.html"].etag != other["index.html"].etag
     assert b'content="password token"' in other["index.html"].content
+
+
+@pytest.mark.parametrize(
+    ("mode", "issued_here", "ways"),
+    [
+        ("Basic", False, ""), ("Basic", True, ""), ("None", False, ""), ("JWT", False, "token"),
+        ("JWT", True, "password token"), ("Any", False, "browser token"), ("Any", True, "password token"),
+    ],
+)  # fmt: skip
+def test_the_ways_in_are_those_that_work(mode: AuthMode, issued_here: bool, ways: str) -> None:
+    token = TokenSettings(Path("/key"), 900) if issued_here else None
+    assert sign_in_ways(AuthSettings(mode, None, None, token)) == ways
 
 
 def test_the_limits_are_told_to_those_who_are_known(worker) -> None:

@@ -127,7 +127,12 @@ function swap(from, to) {
 function failed(error) {
   const why = notice.show(error);
   if (why.field) form.refuse(why.field, why.text);
-  if (!why.signIn || credentials.browser) return;
+  if (!why.signIn) return;
+  if (credentials.ways.length === 0) {
+    notice.tell(`${why.text} Reload the page to sign in.`);
+    return;
+  }
+  notice.clear();
   credentials.forget();
   signIn.open(why.text);
 }
