@@ -219,8 +219,6 @@ def test_a_place_in_the_queue_and_a_full_queue(page, worker, eventually) -> None
         # Pressing it has no effect until then, and the picture from before is still there.
         page.at("generate").click()
         assert (page.value("prompt"), page.text("about-prompt")) == ("more patience", "patience")
-    eventually(lambda: page.text("generate") == "Generate", 90)
-    eventually(lambda: "You can try again now." in page.announced())
 
 
 def test_a_wrong_field_is_named_and_gone_to(page) -> None:
@@ -402,6 +400,24 @@ def test_another_site_s_form_is_refused_though_the_browser_adds_the_password(pag
         server.shutdown()
     assert worker.metric("zimage_requests_total") == made
     page.asked(), page.complaints()
+
+
+COUNTED = """
+const { Notice } = await import('/page/notice.js');
+const { Refused } = await import('/page/errors.js');
+new Notice('notice', 'generate').show(new Refused({ status: 429, code: 'queue_full', retrySeconds: 2 }));
+const { textContent, ariaDisabled } = document.getElementById('generate');
+return [textContent, ariaDisabled, document.getElementById('notice').textContent];
+"""
+
+
+def test_the_wait_is_counted_down_on_the_button(page, eventually) -> None:
+    button, disabled, notice = page.run(COUNTED)
+    assert (button, disabled) == ("Try again in 2 s", "true")
+    assert notice == "All places are taken at the moment. Your prompt is kept. Try again in 2 s."
+    eventually(lambda: page.text("generate") == "Generate")
+    assert (page.at("generate").get_attribute("aria-disabled"), page.text("notice")) == (None, "")
+    eventually(lambda: "You can try again now." in page.announced())
 
 
 WORDS = """
