@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from urllib.parse import urlsplit
 
 from .settings import Network
 
@@ -76,3 +77,14 @@ def host_allowed(hosts: Sequence[str], allowed: Sequence[str]) -> bool:
         return False
     found = HOST.fullmatch(hosts[0].strip().lower())
     return found is not None and (found["six"] or found["name"]) in allowed
+
+
+def cross_site(fetch_site: str | None, origin: str | None, host: str) -> bool:
+    """Whether a browser says that another site's page sends this; programs send neither header.
+
+    `fetch_site` is Sec-Fetch-Site, which browsers leave out on plain HTTP; there Origin tells, `null`
+    being nobody's.
+    """
+    if fetch_site is not None:
+        return fetch_site not in {"same-origin", "none"}
+    return origin is not None and urlsplit(origin).netloc.lower() != host.lower()

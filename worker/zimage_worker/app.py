@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from .dependencies import ClientGone, Parts, known_caller
+from .dependencies import ClientGone, Parts, known_caller, own_site
 from .errors import MethodNotAllowed, NotFound, WorkerError
 from .http_metrics import instrument
 from .openapi import document
-from .routes import health, images, models, token, verify
+from .routes import health, images, models, page, token, verify
 
 
 def create_app(parts: Parts) -> FastAPI:
     """The app without its surroundings (middleware.py)."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.parts = parts
-    for route in (health, images, models, verify):
+    for route in (health, models, page, verify):
         app.include_router(route.router)
-    if parts.settings.auth.token:
-        app.include_router(token.router)
+    for route in (images, token) if parts.settings.auth.token else (images,):
+        app.include_router(route.router, dependencies=[Depends(own_site)])
     app.add_exception_handler(WorkerError, refused)
     app.add_exception_handler(HTTPException, no_route)
     app.add_exception_handler(ClientGone, nobody)

@@ -9,13 +9,13 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
-from .addresses import bucket
+from .addresses import bucket, cross_site
 from .admission import FairQueue, RateLimit, Uploads
 from .auth import Caller
 from .credentials import Gate
 from .encoding import Encoder
 from .engines.thread import EngineThread
-from .errors import RateLimited
+from .errors import CrossSite, RateLimited
 from .metrics import Metrics
 from .settings import Settings
 from .state import State
@@ -48,6 +48,17 @@ def parts(request: Request) -> Parts:
     """The app's parts."""
     found: Parts = request.app.state.parts
     return found
+
+
+def own_site(request: Request) -> None:
+    """For what costs or gives something: a form is sent across sites, with Basic credentials, by itself.
+
+    Raises:
+        CrossSite: a browser says that it comes from another site.
+    """
+    headers = request.headers
+    if cross_site(headers.get("sec-fetch-site"), headers.get("origin"), headers.get("host", "")):
+        raise CrossSite("Only this service's own page may send this from a browser.")
 
 
 async def known_caller(request: Request) -> Caller:

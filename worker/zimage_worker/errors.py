@@ -6,6 +6,7 @@ WorkerError                     status  type                   code
 │  ├─ GrantRateLimited          429     (as OAuth2 has it)     temporarily_unavailable
 │  └─ GrantUnavailable          503     (as OAuth2 has it)     temporarily_unavailable
 ├─ Unauthenticated              401     authentication_error   invalid_credentials
+├─ CrossSite                    403     invalid_request_error  cross_site
 ├─ VerifyRateLimited            403     rate_limit_error       rate_limit_exceeded
 ├─ NotFound                     404     invalid_request_error  not_found, model_not_found
 ├─ MethodNotAllowed             405     invalid_request_error  method_not_allowed
@@ -87,6 +88,14 @@ class Unauthenticated(WorkerError):
             return [("WWW-Authenticate", 'Bearer realm="zimage", error="invalid_token"')]
         ways = ['Basic realm="zimage", charset="UTF-8"'] * self.basic + ['Bearer realm="zimage"'] * self.bearer
         return [("WWW-Authenticate", way) for way in ways]
+
+
+class CrossSite(WorkerError):
+    """A browser sends this for somebody else's page, perhaps with the credentials that it knows."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "cross_site"
 
 
 class VerifyRateLimited(WorkerError):

@@ -237,6 +237,11 @@ def side(limits: Limits) -> int:
     return min(DEFAULT_SIDE_PX, math.isqrt(limits.max_pixels) // SIDE_STEP_PX * SIDE_STEP_PX)
 
 
+def steps(limits: Limits) -> int:
+    """The steps that are made where nobody asks for a number."""
+    return min(DEFAULT_STEPS, limits.max_steps)
+
+
 def dimensions(text: str, limits: Limits, auto: tuple[int, int]) -> tuple[int, int]:
     """`1024x768` or `auto` in pixels, within everything that the GPU would choke on."""
     if text == "auto":
@@ -331,7 +336,7 @@ def parse_fields(
         width_px=width,
         height_px=height,
         images=images,
-        steps=fields.whole("steps", min(DEFAULT_STEPS, limits.max_steps), 1, limits.max_steps) or 1,
+        steps=fields.whole("steps", steps(limits), 1, limits.max_steps) or 1,
         guidance_scale=fields.number("guidance_scale", 0.0, GUIDANCE_MAX),
         seed=fields.whole("seed", None, 0, SEED_MAX),
         format=kind,

@@ -86,7 +86,10 @@ class Envelope:
             if message["type"] == "http.response.start":
                 sent["status"] = message["status"]
                 kept = [(key, value) for key, value in message.get("headers", []) if key != b"server"]
-                message["headers"] = [*kept, *SECURITY_HEADERS, (b"x-request-id", name.encode())]
+                # The page alone has a policy of its own; everything else gets the strictest.
+                own = {key for key, _ in kept}
+                added = [each for each in SECURITY_HEADERS if each[0] not in own]
+                message["headers"] = [*kept, *added, (b"x-request-id", name.encode())]
             elif scope["method"] != "HEAD":
                 sent["bytes"] += len(message.get("body", b""))
             await send(message)
