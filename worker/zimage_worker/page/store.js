@@ -7,7 +7,7 @@
 const PLACE = 'zimage.session';
 const STORE = 'pictures';
 
-const opened = open();
+let opened = open();
 
 /** Nothing of this may stop a picture from being shown: what fails here is only not kept. */
 async function attempt(work, otherwise) {
@@ -38,9 +38,13 @@ export function kept() {
   }, []);
 }
 
-/** Forget this tab's pictures. */
-export function clear() {
-  return attempt(({ database, id }) => removed(database, (session) => session === id));
+/** Forget this tab's pictures. The key goes first and at once: a reload must not bring back what is still being removed. */
+export async function clear() {
+  sessionStorage.removeItem(PLACE);
+  const before = opened;
+  opened = open();
+  const old = await before;
+  if (old) await removed(old.database, (session) => session === old.id).catch(() => {});
 }
 
 async function read({ iv, sealed }, key) {
