@@ -18,8 +18,10 @@ AFTERSHOCK_SECONDS = (2.0, 8.0)
 # A look that finds a port closed waits for its silence, 2 s: with 64 at a time 5,000 pods take 160 s,
 # which is within the interval.
 PARALLEL = 64
-# How long past its time a look may be before something must be wrong with this process.
+# How long past its time a look may be before something must be wrong with this process, beside the
+# wait for a place: the longest look is that at a port that stays open, three times over.
 OVERDUE_SECONDS = 300.0
+LOOK_SECONDS = 25.0
 
 Id = TypeVar("Id", bound=Hashable)
 R = TypeVar("R")
@@ -35,7 +37,7 @@ class Rounds(Generic[Id, R]):
         self.limit = asyncio.Semaphore(PARALLEL)
         # What a thing was like when it was looked at: a change asks for a new look at once.
         self.states: dict[Id, str] = {}
-        # When each look was due at the latest, by the loop's clock.
+        # When each look is due, by the loop's clock.
         self.deadlines: dict[Id, float] = {}
 
     def follow(self, what: Id, state: str, look: Callable[[], Awaitable[R]], told: Callable[[R, bool], None]) -> None:
@@ -87,13 +89,14 @@ class Rounds(Generic[Id, R]):
             await asyncio.sleep(seconds)
 
     def due(self, what: Id, seconds: float) -> None:
-        """Note by when the next look has to be over."""
-        self.deadlines[what] = asyncio.get_running_loop().time() + seconds + OVERDUE_SECONDS
+        """Note when the next look begins."""
+        self.deadlines[what] = asyncio.get_running_loop().time() + seconds
 
     def problems(self, now: float) -> list[str]:
         """Say which looks have ended or are overdue; `now` by the loop's clock."""
         dead = [what for what, task in self.tasks.items() if task.done()]
-        late = [what for what, deadline in self.deadlines.items() if deadline < now]
+        patience = OVERDUE_SECONDS + LOOK_SECONDS * len(self.tasks) / PARALLEL
+        late = [what for what, deadline in self.deadlines.items() if deadline + patience < now]
         return [f"the probes of {len(dead)} targets have died"] * bool(dead) + [
             f"the probes of {len(late)} targets are overdue"
         ] * bool(late)

@@ -44,6 +44,9 @@ def test_walls_that_gate_are_told_once() -> None:
     assert told(status(gated, DOWN), status(READY, UP)) == [("Warning", "NotEnforced")]
 
 
+AUDITED = ("ExposureAsDeclared", "False", "ExtraService")
+
+
 def hole(name: str) -> Hole:
     return Hole("ExtraService", Ref("Service", "a", name), f"Service {name} opens it")
 
@@ -53,8 +56,13 @@ def listed(*names: str) -> list[dict[str, str]]:
 
 
 def test_each_hole_is_told_when_it_opens_and_when_it_closes() -> None:
-    before, after = status(exposures=listed("x", "y")), status(exposures=listed("y", "z"))
+    before, after = status(exposures=listed("x", "y")), status(AUDITED, exposures=listed("y", "z"))
     events = list(openings(after, before, [hole("y"), hole("z")]))
     assert [(one.level, one.reason) for one in events] == [("Warning", "ExtraService"), ("Normal", "ExposureClosed")]
     assert events[0].note == "Service z opens it"
     assert "Service a/x" in events[1].note
+
+
+def test_what_is_not_audited_is_not_called_closed() -> None:
+    stalled = status(("Ready", "False", "InvalidSpec"))
+    assert list(openings(stalled, status(AUDITED, exposures=listed("x")), [])) == []
