@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 # While something is missing it is looked at often: whoever mends it waits in front of the screen.
@@ -27,76 +29,85 @@ Id = TypeVar("Id", bound=Hashable)
 R = TypeVar("R")
 
 
+@dataclass
+class Target(Generic[R]):
+    """One thing that is looked at."""
+
+    # What it was like when it was asked to be looked at: a change asks for a new look at once.
+    state: str
+    look: Callable[[], Awaitable[R]]
+    # Hears of each look what it found, and whether that is news.
+    told: Callable[[R, bool], None]
+    # When the next look is due, by the loop's clock.
+    due: float
+    soon: list[float] = field(default_factory=lambda: list(AFTERSHOCK_SECONDS))
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+
 class Rounds(Generic[Id, R]):
     """Looks at things, in the background, and remembers what it found."""
 
     def __init__(self, interval_seconds: float, settled: Callable[[R], bool]) -> None:
         self.interval_seconds, self.settled = interval_seconds, settled
         self.reports: dict[Id, R] = {}
-        self.tasks: dict[Id, asyncio.Task[None]] = {}
+        self.targets: dict[Id, Target[R]] = {}
         self.limit = asyncio.Semaphore(PARALLEL)
-        # What a thing was like when it was looked at: a change asks for a new look at once.
-        self.states: dict[Id, str] = {}
-        # When each look is due, by the loop's clock.
-        self.deadlines: dict[Id, float] = {}
 
     def follow(self, what: Id, state: str, look: Callable[[], Awaitable[R]], told: Callable[[R, bool], None]) -> None:
-        """Look at `what` from now on, and at once if its state is a new one.
+        """Look at `what` from now on, and anew if its state is another one.
 
-        `told` hears of each look what it found, and whether that is news.
+        A look that is under way is not broken off: somebody who changes a policy all the time
+        could otherwise keep every look from its end, and the last report would stand for ever.
         """
-        if self.states.get(what) == state:
-            return
-        self.stop(what)
-        self.states[what] = state
-        self.tasks[what] = asyncio.create_task(self.watch(what, look, told))
+        target = self.targets.get(what)
+        if target is None:
+            target = self.targets[what] = Target(state, look, told, asyncio.get_running_loop().time())
+            target.task = asyncio.create_task(self.watch(what, target))
+        elif target.state != state:
+            target.state, target.look, target.told = state, look, told
+            target.soon = list(AFTERSHOCK_SECONDS)
+            target.wake.set()
 
     def drop(self, what: Id) -> None:
         """Look at it no more, and forget what was found."""
-        self.stop(what)
-        self.states.pop(what, None)
+        target = self.targets.pop(what, None)
         self.reports.pop(what, None)
-
-    def stop(self, what: Id) -> None:
-        """End the looks at one thing."""
-        task = self.tasks.pop(what, None)
-        self.deadlines.pop(what, None)
-        if task:
-            task.cancel()
+        if target and target.task:
+            target.task.cancel()
 
     async def close(self) -> None:
         """End all looks."""
-        for task in self.tasks.values():
+        tasks = [target.task for target in self.targets.values() if target.task]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def watch(self, what: Id, look: Callable[[], Awaitable[R]], told: Callable[[R, bool], None]) -> None:
+    async def watch(self, what: Id, target: Target[R]) -> None:
         """Look at one thing again and again."""
-        soon = list(AFTERSHOCK_SECONDS)
-        self.due(what, 0)
+        loop = asyncio.get_running_loop()
         while True:
+            target.wake.clear()
             async with self.limit:
-                report = await look()
+                report = await target.look()
             news = self.reports.get(what) != report
             self.reports[what] = report
-            told(report, news)
-            seconds = self.interval_seconds
-            if not self.settled(report):
-                seconds = min(RETRY_SECONDS, seconds)
-            elif soon:
-                seconds = min(soon.pop(0), seconds)
-            self.due(what, seconds)
-            await asyncio.sleep(seconds)
+            target.told(report, news)
+            seconds = self.pause(target, report)
+            target.due = loop.time() + seconds
+            with suppress(TimeoutError):
+                await asyncio.wait_for(target.wake.wait(), seconds)
 
-    def due(self, what: Id, seconds: float) -> None:
-        """Note when the next look begins."""
-        self.deadlines[what] = asyncio.get_running_loop().time() + seconds
+    def pause(self, target: Target[R], report: R) -> float:
+        """Give the seconds until the next look."""
+        if not self.settled(report):
+            return min(RETRY_SECONDS, self.interval_seconds)
+        return min(target.soon.pop(0) if target.soon else self.interval_seconds, self.interval_seconds)
 
     def problems(self, now: float) -> list[str]:
         """Say which looks have ended or are overdue; `now` by the loop's clock."""
-        dead = [what for what, task in self.tasks.items() if task.done()]
-        patience = OVERDUE_SECONDS + LOOK_SECONDS * len(self.tasks) / PARALLEL
-        late = [what for what, deadline in self.deadlines.items() if deadline + patience < now]
-        return [f"the probes of {len(dead)} targets have died"] * bool(dead) + [
-            f"the probes of {len(late)} targets are overdue"
-        ] * bool(late)
+        patience = OVERDUE_SECONDS + LOOK_SECONDS * len(self.targets) / PARALLEL
+        dead = sum(target.task is None or target.task.done() for target in self.targets.values())
+        late = sum(target.due + patience < now for target in self.targets.values())
+        found = {f"the probes of {dead} targets have died": dead, f"the probes of {late} targets are overdue": late}
+        return [text for text, count in found.items() if count]

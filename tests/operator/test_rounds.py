@@ -16,11 +16,12 @@ class Wall:
     """Something to look at."""
 
     def __init__(self) -> None:
-        self.state, self.looks = "blocked", 0
+        self.state, self.looks, self.seconds = "blocked", 0, 0.0
         self.news: list[str] = []
 
     async def look(self) -> str:
         self.looks += 1
+        await asyncio.sleep(self.seconds)
         if self.state == "broken":
             raise RuntimeError("a fault of ours")
         return self.state
@@ -77,6 +78,20 @@ async def test_what_is_amiss_is_looked_at_until_it_is_mended() -> None:
     await made.close()
 
 
+async def test_whoever_changes_the_state_all_the_time_does_not_blind_us() -> None:
+    """Every look comes to its end, and tells what it found."""
+    wall = Wall()
+    made, follow_it = around(wall)
+    wall.seconds = 0.05
+    follow_it("0")
+    for number in range(1, 40):
+        follow_it(str(number))
+        await asyncio.sleep(0.01)
+        wall.state = "open"
+    assert "open" in wall.news
+    await made.close()
+
+
 async def test_what_is_dropped_is_forgotten() -> None:
     wall = Wall()
     made, follow_it = around(wall)
@@ -84,7 +99,7 @@ async def test_what_is_dropped_is_forgotten() -> None:
     await until(lambda: bool(made.reports))
     made.drop("a")
     assert not made.reports
-    assert not made.deadlines
+    assert not made.targets
     assert made.problems(1e12) == []
 
 
