@@ -22,7 +22,7 @@ from .cache import Cache
 from .edge_probe import knock
 from .manifest import Key
 from .names import HTTP_PORT, MANAGEMENT_PORT
-from .observed import EdgeReport, PodFacts, Report, read_posture
+from .observed import EdgeReport, PodFacts, Posture, Report, read_posture
 from .proof import is_due
 from .rounds import Rounds
 from .settings import Edge
@@ -125,17 +125,24 @@ def edge_settled(report: EdgeReport) -> bool:
 
 async def probe(pod: PodFacts) -> Report:
     """Look at one pod: what it loaded, and whether its port 7860 is closed to us."""
-    try:
-        posture, problem = read_posture(await fetch(pod.ip)), ""
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-        posture, problem = None, type(error).__name__
-    # Before the worker listens on 7860, silence there shows nothing.
-    isolation = await isolated(pod.ip) if pod.ready else "untested"
+    # At once: where the network is cut both are silences to be listened to.
+    isolation, (posture, problem) = await asyncio.gather(isolated(pod), loaded(pod))
     return Report(isolation, posture, problem, datetime.now(UTC))
 
 
-async def isolated(address: str) -> str:
-    """Judge the isolation of one address; an open port is confirmed before it is called one."""
+async def loaded(pod: PodFacts) -> tuple[Posture | None, str]:
+    """Ask a worker what it loaded; without an answer say what went wrong."""
+    try:
+        return read_posture(await fetch(pod.ip)), ""
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        return None, type(error).__name__
+
+
+async def isolated(pod: PodFacts) -> str:
+    """Judge the isolation of one pod; an open port is confirmed before it is called one."""
+    if not pod.ready:
+        return "untested"  # before the worker listens on 7860, silence there shows nothing
+    address = pod.ip
     for attempt in range(CONFIRMATIONS):
         if attempt:
             await asyncio.sleep(CONFIRM_SECONDS)

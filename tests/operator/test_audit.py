@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -228,3 +229,15 @@ def test_a_host_that_an_older_ingress_serves_is_not_taken(audited: Operator, nam
     assert not exists(cluster, namespace, "ing")
     cluster.kubectl("-n", namespace, "delete", "ingress", "first")
     wait_for(cluster, namespace, "Published", "IngressReady")
+
+
+def test_every_line_that_is_about_a_resource_has_its_key_as_fields(audited: Operator) -> None:
+    cluster = audited.cluster
+    cluster.kubectl("-n", PLACE, "label", "service", "studio", "app.kubernetes.io/part-of=else", "--overwrite")
+
+    def lines() -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in audited.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in found if "Service studio" in line["message"] and "put back" in line["message"]]
+
+    told = eventually(lines, "the repair is logged")[-1]
+    assert (told["namespace"], told["name"], told["level"]) == (PLACE, "studio", "warning")
