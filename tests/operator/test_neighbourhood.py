@@ -10,7 +10,7 @@ import pytest
 from zimage_operator.cache import Cache
 from zimage_operator.manifest import Ref
 from zimage_operator.names import API_VERSION, labels
-from zimage_operator.neighbours import RouteFacts, ServiceFacts, is_own, is_stranger, read
+from zimage_operator.neighbours import PolicyFacts, RouteFacts, ServiceFacts, is_own, is_stranger, read
 
 STUDIO, ATELIER, OTHER = ("team-a", "studio"), ("team-a", "atelier"), ("team-b", "studio")
 
@@ -126,6 +126,9 @@ def test_ours_is_told_by_name_and_controller() -> None:
     foreign["metadata"]["ownerReferences"][0]["apiVersion"] = "example.org/v1"
     assert not is_own(foreign)
     assert read("Service", owned("studio", "studio", spec={"selector": labels("studio")})) is None
+    # Each service has a policy and a route of its own: to keep these too would be to keep everything twice.
+    assert read("NetworkPolicy", owned("studio", "studio", spec=WIDE)) is None
+    assert isinstance(read("NetworkPolicy", owned("studio", "second", spec=WIDE)), PolicyFacts)
     published = {"selector": labels("studio"), "externalIPs": ["192.0.2.1"]}
     assert isinstance(read("Service", owned("studio", "studio", spec=published)), ServiceFacts)
 
