@@ -175,8 +175,8 @@ def services(item: Raw, references: Iterator[Raw]) -> Iterator[Target]:
 
 
 def route(item: Raw, hosts: Any, backends: set[Target]) -> RouteFacts | None:
-    """Build the facts of a route. A wildcard claims no host: an exact name goes before it."""
-    exact = frozenset(str(host).lower() for host in hosts if host and "*" not in str(host))
+    """Build the facts of a route. A wildcard is no service's host: an exact name goes before it."""
+    exact = frozenset(str(host).lower() for host in hosts if host)
     if is_own(item) or not (exact or backends):
         return None
     return RouteFacts(exact, frozenset(backends), str(item["metadata"].get("creationTimestamp", "")))

@@ -140,6 +140,7 @@ def test_only_a_pod_of_the_deployments_replica_set_is_a_worker() -> None:
     assert is_stranger(item("Pod", "p", labels=marked))
     assert is_stranger(item("Pod", "p", labels=marked, ownerReferences=[{**owner, "name": "another-abc"}]))
     assert is_stranger(item("Pod", "p", labels=marked, ownerReferences=[{**owner, "controller": False}]))
+    assert is_stranger(item("Pod", "p", labels=marked, ownerReferences=[{**owner, "kind": "StatefulSet"}]))
     assert not is_stranger(item("Pod", "p", labels={"app": "x"}))
 
 
