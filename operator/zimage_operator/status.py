@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .errors import InvalidSpec, NotOwned
+from .exposure import WIDENS
 from .manifest import Ref
 from .names import HTTP_PORT, MANAGEMENT_PORT, selector_labels
 from .observed import EdgeReport, Observed, PodFacts, Posture, Problem
@@ -98,17 +99,22 @@ def network_policy_enforced(service: ZImageService, observed: Observed) -> Judge
     found = [observed.reports[pod.uid] for pod in ready if pod.uid in observed.reports]
     results = {report.isolation for report in found}
     if "open" in results:
-        text = (
-            f"port {HTTP_PORT} answered the operator, which is not in an allowed namespace: either this cluster's "
-            "network plugin does not enforce NetworkPolicies, or another policy opens the port"
-        )
-        return false(kind, "NotEnforced", text)
+        text = f"port {HTTP_PORT} answered the operator, which is not in an allowed namespace"
+        return false(kind, "NotEnforced", f"{text}: {suspicion(observed)}")
     if "unreachable" in results:
         text = f"neither port {MANAGEMENT_PORT} nor {HTTP_PORT} answered the operator, which shows nothing"
         return unknown(kind, "ProbeFailed", text)
     if ready and len(found) == len(ready) and results == {"blocked"}:
         return true(kind, "Enforced", f"a probe reached port {MANAGEMENT_PORT} and was kept from {HTTP_PORT}")
     return unknown(kind, "NotProbed", "no worker is ready to be probed yet")
+
+
+def suspicion(observed: Observed) -> str:
+    """Say why a policy that stands does not hold: by the hole that the audit has found, if it has."""
+    found = next((hole for hole in observed.exposure.holes if hole.reason == WIDENS), None)
+    if found:
+        return found.message
+    return "either this cluster's network plugin does not enforce NetworkPolicies, or another policy opens the port"
 
 
 def exposure_as_declared(observed: Observed) -> Judgement:
@@ -196,7 +202,7 @@ def auth_configured(service: ZImageService, observed: Observed) -> Judgement:
         return unknown(kind, "WaitingForWorker", "no worker has reported what it loaded yet")
     users = min(posture.users for posture in found)
     edge, url = observed.edge, address(service, observed)
-    if edge and edge.result == "open":
+    if url and edge and edge.result == "open":
         text = f"{url} answered a request without credentials ({edge.detail})"
         return false(
             kind, "EdgeOpen", f"{text}: look for another route to this host, or for a proxy that logs in itself"

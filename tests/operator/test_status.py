@@ -133,6 +133,13 @@ def test_a_hole_is_told_and_takes_nothing_away() -> None:
     assert [item["name"] for item in listed] == ["wide", "door"]
 
 
+def test_walls_that_do_not_hold_are_explained_by_the_hole_that_is_known() -> None:
+    opened = {"u": Report("open", LOADED)}
+    message = found(observed(reports=opened, exposure=Exposure((WIDE,))))["NetworkPolicyEnforced"]["message"]
+    assert message.endswith(WIDE.message)
+    assert "network plugin" in found(observed(reports=opened))["NetworkPolicyEnforced"]["message"]
+
+
 def test_a_status_lists_no_more_holes_than_the_schema_takes() -> None:
     many = Exposure(tuple(Hole("ExtraRoute", Ref("Ingress", "a", f"d{n}"), "m") for n in range(MAX_EXPOSURES + 9)))
     document = status(SERVICE, observed(exposure=many), "traefik", {}, NOW)
