@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import smallest
@@ -214,6 +214,7 @@ def test_no_new_route_without_credentials_and_certificate() -> None:
     assert "the credentials" in judged.message
 
 
+@settings(deadline=None)
 @given(
     st.sets(st.sampled_from(sorted(ALL))),
     st.sampled_from([None, deployment(), deployment(0)]),
