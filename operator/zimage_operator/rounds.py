@@ -95,8 +95,10 @@ class Rounds(Generic[Id, R]):
             target.told(report, news)
             seconds = self.pause(target, report)
             target.due = loop.time() + seconds
+            # Not wait_for: of Python 3.11 it loses a cancellation that comes in the moment of waking.
             with suppress(TimeoutError):
-                await asyncio.wait_for(target.wake.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await target.wake.wait()
 
     def pause(self, target: Target[R], report: R) -> float:
         """Give the seconds until the next look."""

@@ -158,7 +158,8 @@ async def isolated(pod: PodFacts) -> str:
 async def connects(address: str, port: int) -> bool:
     """Open a TCP connection and close it; refused, dropped and unreachable all mean no."""
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), CONNECT_SECONDS)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(address, port)
     except (TimeoutError, OSError):
         return False
     writer.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from functools import partial
 
@@ -82,14 +83,31 @@ async def test_whoever_changes_the_state_all_the_time_does_not_blind_us() -> Non
     """Every look comes to its end, and tells what it found."""
     wall = Wall()
     made, follow_it = around(wall)
-    wall.seconds = 0.05
-    follow_it("0")
-    for number in range(1, 40):
-        follow_it(str(number))
-        await asyncio.sleep(0.01)
-        wall.state = "open"
-    assert "open" in wall.news
+    wall.seconds, wall.state = 0.5, "open"
+    async with asyncio.timeout(60):
+        for number in itertools.count():
+            follow_it(str(number))
+            await asyncio.sleep(0.01)
+            if "open" in wall.news:
+                break
     await made.close()
+
+
+@pytest.mark.parametrize("ticks", range(6))
+async def test_what_is_dropped_in_the_moment_in_which_it_wakes_is_dropped(ticks: int) -> None:
+    """asyncio.wait_for of Python 3.11 may lose a cancellation there, and the look would go on for ever."""
+    wall = Wall()
+    made, follow_it = around(wall)
+    follow_it("one")
+    await until(lambda: wall.looks == 3)
+    follow_it("two")
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    task = made.targets["a"].task
+    assert task
+    made.drop("a")
+    await asyncio.wait([task], timeout=10)
+    assert task.done()
 
 
 async def test_what_is_dropped_is_forgotten() -> None:
