@@ -29,6 +29,10 @@ class Door:
     def __init__(self) -> None:
         self.status, self.asked = 401, list[web.Request]()
         self.port = 0
+        self.named: list[str | None] = []
+
+    def greet(self, _: ssl.SSLObject, name: str | None, __: ssl.SSLContext) -> None:
+        self.named.append(name)
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append(request)
@@ -42,14 +46,14 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
     app.router.add_route("*", "/{path:.*}", made.answer)
     runner = web.AppRunner(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context(tmp_path))
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context(tmp_path, made))
     await site.start()
     made.port = runner.addresses[0][1]
     yield made
     await runner.cleanup()
 
 
-def context(folder: Path) -> ssl.SSLContext:
+def context(folder: Path, door: Door) -> ssl.SSLContext:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nobody")])
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), LONG_AGO, LATER)
@@ -58,6 +62,7 @@ def context(folder: Path) -> ssl.SSLContext:
     (folder / "both.pem").write_bytes(private + builder.sign(key, hashes.SHA256()).public_bytes(pem))
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.load_cert_chain(folder / "both.pem")
+    made.sni_callback = door.greet
     return made
 
 
@@ -78,6 +83,7 @@ async def test_it_asks_for_the_host_and_shows_nothing_of_itself(door: Door) -> N
     await knock(HOST, Edge(True, "127.0.0.1", door.port))
     asked = door.asked[0]
     assert asked.host == HOST
+    assert door.named == [HOST]
     assert asked.path == edge_probe.PATH
     assert not {"Authorization", "Cookie"} & set(asked.headers)
 

@@ -149,6 +149,15 @@ def test_a_strangers_pod_is_never_counted_among_the_workers(cache: Cache) -> Non
     assert cache.pods(STUDIO) == ()
 
 
+def test_labels_that_others_put_on_the_workers_are_selected_by_too(cache: Cache) -> None:
+    owner = {"kind": "ReplicaSet", "name": "studio-abc", "uid": "r", "controller": True}
+    marked = labels("studio") | {"pod-template-hash": "abc", "mesh": "on"}
+    cache.observe("Pod", item("Pod", "p", labels=marked, ownerReferences=[owner], spec={}))
+    assert cache.pods(STUDIO)[0].extra_labels == (("mesh", "on"), ("pod-template-hash", "abc"))
+    assert cache.surroundings(STUDIO, "").labels == (marked,)
+    assert cache.surroundings(ATELIER, "").labels == (labels("atelier"),)
+
+
 def test_hosts_of_traefiks_own_routes_are_read() -> None:
     spec = {"routes": [{"match": "Host(`A.example.org`, `b.example.org`) && PathPrefix(`/x`)", "services": []}]}
     facts = read("IngressRoute", item("IngressRoute", "r", spec=spec))
