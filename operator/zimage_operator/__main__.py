@@ -83,7 +83,7 @@ async def operate(known: settings.Settings) -> int:
     api = await Api.connect()
     identity = f"{os.environ.get('HOSTNAME', 'outside')}-{uuid.uuid4().hex[:8]}"
     controller = Controller(api, known, identity)
-    server = await serve(known.port, controller.synced)
+    server = await serve(known.port, controller.synced, controller.health)
     asked, stop = asyncio.Event(), asyncio.Event()
     work = asyncio.create_task(controller.run())
     streams = asyncio.create_task(watch(controller, known, asked, stop))

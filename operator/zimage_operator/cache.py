@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .manifest import Ref
-from .names import HASH_ANNOTATION, KIND, LABEL_INSTANCE
+from .exposure import Claim, Surroundings
+from .manifest import Key, Ref
+from .names import HASH_ANNOTATION, KIND, LABEL_INSTANCE, LABEL_MANAGED_BY, MANAGER, labels
+from .neighbourhood import Neighbourhood
+from .neighbours import is_stranger
 from .observed import ClassFacts, DeploymentFacts, PodFacts, owner_uid, read
-
-# Namespace and name of a ZImageService.
-Key = tuple[str, str]
 
 
 @dataclass(slots=True)
@@ -41,6 +41,7 @@ class Cache:
         self.children: dict[Ref, Seen] = {}
         self.by_key: dict[Key, set[Ref]] = {}
         self.classes: dict[str, ClassFacts] = {}
+        self.neighbourhood = Neighbourhood()
         # Digest of the intent that this process applied last: unlike the annotation it cannot be forged.
         self.applied: dict[Ref, str] = {}
 
@@ -54,7 +55,8 @@ class Cache:
             return self.observe_service(item, deleted=deleted)
         if kind == "IngressClass":
             return self.observe_class(item, deleted=deleted)
-        return self.observe_child(kind, item, deleted=deleted)
+        concerned = self.neighbourhood.observe(kind, item, deleted=deleted)
+        return list({*concerned, *self.observe_child(kind, item, deleted=deleted)})
 
     def observe_service(self, item: Mapping[str, Any], *, deleted: bool) -> list[Key]:
         """Take in a resource."""
@@ -64,11 +66,16 @@ class Cache:
         if deleted:
             if old is None or old["metadata"]["uid"] == head["uid"]:
                 self.services.pop(key, None)
-            return [key]
+            return [key, *self.claim(key, old, self.services.get(key))]
         if old and old["metadata"]["uid"] == head["uid"] and version(old) >= version(item):
             return []
         self.services[key] = {**item, "metadata": {k: v for k, v in head.items() if k != "managedFields"}}
-        return [key]
+        return [key, *self.claim(key, old, item)]
+
+    def claim(self, key: Key, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> set[Key]:
+        """Note the host that a service asks for; give its rivals where that has changed."""
+        before, after = (None if body is None else host(body) for body in (old, new))
+        return self.neighbourhood.claim(key, before, after)
 
     def observe_class(self, item: Mapping[str, Any], *, deleted: bool) -> list[Key]:
         """Take in an IngressClass; whoever names it is concerned."""
@@ -90,7 +97,7 @@ class Cache:
         old = self.children.get(ref)
         if old and old.uid == head["uid"] and old.version >= version(item) and not deleted:
             return []
-        if deleted:
+        if deleted or not is_child(kind, item):
             if old is None or old.uid != head["uid"]:
                 return []
             self.forget(ref)
@@ -133,9 +140,11 @@ class Cache:
         uids = set(alive)
         if kind == KIND:
             gone = [key for key, body in self.services.items() if lost(body, uids, up_to, namespace)]
+            rivals: set[Key] = set()
             for key in gone:
-                del self.services[key]
-            return gone
+                rivals |= self.claim(key, self.services.pop(key), None)
+            return [*gone, *rivals]
+        concerned = self.neighbourhood.sweep(kind, uids, up_to, namespace)
         missing = [
             ref
             for ref, seen in self.children.items()
@@ -144,7 +153,21 @@ class Cache:
         keys = [self.children[ref].key for ref in missing]
         for ref in missing:
             self.forget(ref)
-        return keys
+        return [*keys, *concerned]
+
+    def surroundings(self, key: Key, host: str) -> Surroundings:
+        """Give everything of others that could open a service, or claims its host."""
+        around, body = self.neighbourhood, self.services.get(key)
+        base = labels(key[1])
+        return Surroundings(
+            claim=claim(key, body),
+            near=around.near(key[0]),
+            on_host=around.on_host(host) if host else (),
+            claims=tuple(
+                sorted(claim(other, self.services.get(other)) for other in around.claims.get(host, ()) if host)
+            ),
+            labels=tuple({**base, **dict(pod.extra_labels)} for pod in self.pods(key)) or (base,),
+        )
 
 
 def version(item: Mapping[str, Any]) -> int:
@@ -155,6 +178,22 @@ def version(item: Mapping[str, Any]) -> int:
 def lost(body: Mapping[str, Any], uids: set[str], up_to: int, namespace: str) -> bool:
     head = body["metadata"]
     return head["uid"] not in uids and version(body) <= up_to and namespace in ("", head["namespace"])
+
+
+def is_child(kind: str, item: Mapping[str, Any]) -> bool:
+    """Whether an object is kept as a child: by its label or its controller. A stranger's pod never is."""
+    labelled = (item["metadata"].get("labels") or {}).get(LABEL_MANAGED_BY) == MANAGER
+    return (labelled or bool(owner_uid(item))) and not (kind == "Pod" and is_stranger(item))
+
+
+def host(body: Mapping[str, Any]) -> str:
+    """Give the host that a raw resource asks for."""
+    return str(((body.get("spec") or {}).get("ingress") or {}).get("host") or "")
+
+
+def claim(key: Key, body: Mapping[str, Any] | None) -> Claim:
+    """Give the claim of a service to its host; one that has just gone is the youngest."""
+    return Claim(str(((body or {}).get("metadata") or {}).get("creationTimestamp", "~")), *key)
 
 
 def class_name(body: Mapping[str, Any]) -> str:

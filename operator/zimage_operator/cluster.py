@@ -13,12 +13,13 @@ from typing import Any
 
 from . import metrics
 from .api import MERGE_APPLY, Api, Denied
-from .cache import Cache, Key, Seen
+from .cache import Cache, Seen
 from .errors import Conflict, KindMissing, NamespaceTerminating, NotOwned, Refused, Rejected
+from .exposure import Exposure, Surroundings
 from .kinds import BY_NAME, CHILDREN, SERVICES
-from .manifest import Manifest, Ref, ref, stamped
+from .manifest import Key, Manifest, Ref, ref, stamped
 from .names import API_VERSION, HASH_ANNOTATION, KIND, MANAGER, STATUS_MANAGER
-from .observed import ClassFacts, DeploymentFacts, Drift, Observed, Report, drift, owner_uid
+from .observed import ClassFacts, DeploymentFacts, Drift, EdgeReport, Observed, Report, drift, owner_uid
 from .spec import ZImageService
 
 log = logging.getLogger(__name__)
@@ -167,6 +168,8 @@ class Cluster:
         *,
         probing: bool,
         blind: bool,
+        edge: EdgeReport | None,
+        exposure: Exposure,
     ) -> Observed:
         """Collect the facts about a service as they are known now."""
         key: Key = (service.namespace, service.name)
@@ -181,17 +184,24 @@ class Cluster:
             refused=refused,
             probing=probing,
             blind=blind,
+            edge=edge,
+            exposure=exposure,
         )
+
+    def surroundings(self, service: ZImageService) -> Surroundings:
+        """Give what the exposure audit looks at."""
+        host = service.spec.ingress.host if service.spec.ingress else ""
+        return self.cache.surroundings((service.namespace, service.name), host)
 
     def ingress_class(self, service: ZImageService) -> ClassFacts | None:
         """Give the class that the service names, if it exists."""
         ingress = service.spec.ingress
         return self.cache.classes.get(ingress.class_name or "") if ingress else None
 
-    async def apply_status(self, body: Any, status: Manifest) -> None:
-        """Write the status, if it says anything new; only to this very resource."""
+    async def apply_status(self, body: Any, status: Manifest) -> bool:
+        """Write the status, if it says anything new; only to this very resource. Whether it was written."""
         if body.get("status") == status:
-            return
+            return False
         head = body["metadata"]
         item = {
             "apiVersion": API_VERSION,
@@ -205,10 +215,11 @@ class Cluster:
             live = await self.api.request("PATCH", path, kind=KIND, query=query, body=item, content_type=MERGE_APPLY)
         except Denied as error:
             if error.code == 404:
-                return  # deleted meanwhile: nobody is left to tell
+                return False  # deleted meanwhile: nobody is left to tell
             raise translate(error, Ref(KIND, head["namespace"], head["name"])) from error
         self.cache.observe(KIND, live)
         metrics.STATUS_WRITES.inc()
+        return True
 
 
 def stamp(item: Manifest) -> str:

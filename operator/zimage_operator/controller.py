@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from . import metrics
 from .api import Api, Denied
-from .cache import Cache, Key
+from .cache import Cache
 from .cluster import Cluster
 from .errors import ClusterUnavailable, Conflict, NamespaceTerminating, OperatorError
 from .events import Recorder
+from .health import Health
 from .kinds import WATCHED, Kind
 from .leader import Leader
-from .manifest import Environment, Ref
-from .observed import instant
+from .logs import about, named
+from .manifest import Environment, Key, Ref
+from .measure import forget, measure
+from .neighbours import PolicyFacts, could_select
 from .reconcile import Outcome, Probing, reconcile
 from .settings import Settings
 from .verify import Verifier
@@ -44,11 +47,14 @@ class Controller:
         self.cache, self.queue = Cache(), WorkQueue()
         self.recorder = Recorder(api, identity)
         self.cluster = Cluster(api, self.cache, self.recorder.repaired)
-        self.verifier = Verifier(self.cache, settings.probe_interval_seconds, self.queue.add)
+        self.verifier = Verifier(self.cache, settings.probe_interval_seconds, settings.edge, self.queue.add)
+        self.health = Health(self.verifier.problems)
         self.leader = Leader(api, settings.namespace, identity)
         self.environment = Environment(settings.worker_image, settings.namespace, settings.allowed_image_prefixes)
         self.synced = asyncio.Event()
         self.sweeps: dict[str, asyncio.Task[None]] = {}
+        # Whose status this process has judged by what it has seen itself.
+        self.judged: set[Key] = set()
 
     async def run(self) -> None:
         """Fill the cache, wait for the lead, work. Ends only by an error or by cancellation."""
@@ -77,6 +83,7 @@ class Controller:
     def event(self, kind: Kind, item: Mapping[str, Any], type_: str | None) -> None:
         """Take in one event of a watch; `type_` None: part of a (re-)list."""
         metrics.WATCH_EVENTS.labels(kind.name, type_ or "LISTED").inc()
+        self.health.heard(kind.name)
         for key in self.cache.observe(kind.name, item, deleted=type_ == "DELETED"):
             self.queue.add(key, live=type_ is not None)
         if type_ is None and self.synced.is_set():
@@ -119,13 +126,18 @@ class Controller:
                 version = at
                 for item in items:
                     alive.add(item["metadata"]["uid"])
-                    for key in self.cache.observe(kind.name, item):
-                        self.queue.add(key, live=False)
+                    self.take_in(kind, self.cache.observe(kind.name, item), live=False)
             gone = self.cache.sweep(kind.name, alive, version, place) if version else []
             metrics.SWEEP_DELETIONS.labels(kind.name).inc(len(gone))
-            for key in gone:
-                self.queue.add(key)
+            self.take_in(kind, gone, live=True)
         metrics.LAST_EVENT.labels(kind.name).set_to_current_time()
+
+    def take_in(self, kind: Kind, keys: Collection[Key], *, live: bool) -> None:
+        """Queue what a list has shown; that its stream had not told it is a sign that the stream is dead."""
+        for key in keys:
+            self.queue.add(key, live=live)
+        if keys and self.synced.is_set():
+            self.health.surprised(kind.name, asyncio.get_running_loop().time())
 
     async def pages(self, kind: Kind, place: str) -> AsyncIterator[tuple[list[dict[str, Any]], int]]:
         """Give the pages of a list; a kind that may be missing has none where it is."""
@@ -150,8 +162,9 @@ class Controller:
         """Work on one key after the other; what an error means is read off its type."""
         while True:
             key = await self.queue.get()
+            self.health.begun(key, asyncio.get_running_loop().time())
             try:
-                with metrics.RECONCILE_SECONDS.time():
+                with metrics.RECONCILE_SECONDS.time(), about(key):
                     await self.one(key)
                 self.queue.forget(key)
                 result = "done"
@@ -161,20 +174,21 @@ class Controller:
             except NamespaceTerminating:
                 result = "terminating"
             except ClusterUnavailable as error:
-                log.warning("%s/%s: %s", *key, error)
+                log.warning("%s", error, extra=named(key))
                 self.queue.retry(key)
                 result = "unavailable"
             except OperatorError as error:
-                log.warning("%s/%s: %s", *key, error)
+                log.warning("%s", error, extra=named(key))
                 self.queue.retry(key)
                 result = "refused"
             except Exception:
                 # A fault of ours in one resource must not stop the others; it is loud, and tried again.
-                log.exception("%s/%s: unexpected", *key)
+                log.exception("unexpected", extra=named(key))
                 self.queue.retry(key)
                 result = "error"
             finally:
                 self.queue.done(key)
+                self.health.ended(key)
             metrics.RECONCILES.labels(result).inc()
             metrics.QUEUE_DEPTH.set(len(self.queue))
 
@@ -185,52 +199,57 @@ class Controller:
             return self.gone(key)
         if body["metadata"].get("deletionTimestamp"):
             return None
-        probing = Probing(self.verifier.enabled, self.verifier.reports)
+        probing = Probing(self.verifier.enabled, self.verifier.pods.reports, self.verifier.edges.reports)
         outcome = await reconcile(body, self.cluster, self.environment, probing, datetime.now(UTC))
-        self.recorder.transition(body, outcome.status)
-        await self.cluster.apply_status(body, outcome.status)
-        measure(key, outcome)
         if outcome.refused:
             self.queue.add_after(key, REFUSED_SECONDS)
-        self.verifier.follow(key, self.fingerprint(key))
-        self.verifier.clean()
+        host = asked(outcome)
+        self.verifier.follow(key, self.policies(key), host, self.route(key))
+        if self.blind_yet(key, body, host):
+            return None
+        self.judged.add(key)
+        # Told after it was written: a write that failed comes again, and must not be told twice.
+        if await self.cluster.apply_status(body, outcome.status):
+            self.recorder.transitions(body, outcome.status, outcome.observed.exposure.holes)
+        measure(key, outcome)
         return None
 
-    def fingerprint(self, key: Key) -> str:
-        """Say which policy stands: a probe is about one state of it."""
+    def blind_yet(self, key: Key, body: Mapping[str, Any], host: str) -> bool:
+        """Whether a new process has to look first: what the last one wrote is no worse than not knowing.
+
+        Without this a restart, or another leader, would write every status twice: NotProbed and back.
+        """
+        told = (body.get("status") or {}).get("observedGeneration") == body["metadata"]["generation"]
+        return told and key not in self.judged and self.verifier.pending(key, host)
+
+    def policies(self, key: Key) -> str:
+        """Say which policies stand about a service's pods: a probe is about one state of them."""
         seen = self.cache.children.get(Ref("NetworkPolicy", *key))
-        return f"{seen.uid} {seen.version}" if seen else ""
+        around = self.cache.neighbourhood.near(key[0])
+        others = [
+            f"{one.uid} {one.version}"
+            for one in around
+            if isinstance(one.facts, PolicyFacts) and could_select(one.facts, key[1])
+        ]
+        return " ".join([*([f"{seen.uid} {seen.version}"] if seen else []), *others])
+
+    def route(self, key: Key) -> str:
+        """Say which route stands, with its helpers."""
+        kinds = ("Ingress", "Middleware")
+        return " ".join(f"{seen.uid} {seen.stamp}" for target, seen in self.cache.of(key) if target.kind in kinds)
 
     def gone(self, key: Key) -> None:
         """Forget a resource that was deleted; the garbage collector takes its children."""
+        self.verifier.forget(key)
+        self.judged.discard(key)
         for target in [target for target, _ in self.cache.of(key)]:
             self.cache.applied.pop(target, None)
         forget(key)
 
 
-STATES = ("True", "False", "Unknown")
-# What was exported for a service, so that it can be taken back.
-exported: dict[Key, set[str]] = {}
-
-
-def measure(key: Key, outcome: Outcome) -> None:
-    """Export the conditions of a service."""
-    conditions = outcome.status["conditions"]
-    types = {item["type"] for item in conditions}
-    for type_ in exported.get(key, set()) - types:
-        for state in STATES:
-            metrics.CONDITION.remove(*key, type_, state)
-    exported[key] = types
-    for item in conditions:
-        for state in STATES:
-            metrics.CONDITION.labels(*key, item["type"], state).set(item["status"] == state)
-    expiry = instant((outcome.status.get("certificate") or {}).get("notAfter"))
-    if expiry:
-        metrics.CERTIFICATE_EXPIRY.labels(*key).set(expiry.timestamp())
-
-
-def forget(key: Key) -> None:
-    """Take back what was exported for a service."""
-    for type_ in exported.pop(key, set()):
-        for state in STATES:
-            metrics.CONDITION.remove(*key, type_, state)
+def asked(outcome: Outcome) -> str:
+    """Give the host that strangers must be refused at; empty if nothing is published, or all are welcome."""
+    service = outcome.service
+    if service is None or service.auth.basic is None or "url" not in outcome.status or not service.spec.ingress:
+        return ""
+    return service.spec.ingress.host

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .names import API_VERSION, GROUP, KIND, NAME_LENGTH, PLURAL, SHORT_NAME, SINGULAR, VERSION
+from .names import API_VERSION, GROUP, KIND, MAX_EXPOSURES, NAME_LENGTH, PLURAL, SHORT_NAME, SINGULAR, VERSION
 from .spec import NAME_MESSAGE, Spec
 
 Schema = dict[str, Any]
@@ -136,6 +136,27 @@ def status_schema() -> Schema:
             "templateRevision": text("Short digest of the pod template in force."),
             "dialect": text("What the edge speaks: read from the IngressClass's controller."),
             "auth": text("How callers prove who they are: Basic, or None where that is waived."),
+            "lastProbeTime": text(
+                "A look at every ready worker at this time gave what NetworkPolicyEnforced says. Newer looks that give "
+                "the same are recorded once an hour; zimage_service_last_probe_timestamp_seconds has each.",
+                format="date-time",
+            ),
+            "exposures": {
+                "type": "array",
+                "description": "Objects that open the service beside its declaration.",
+                "maxItems": MAX_EXPOSURES,
+                "x-kubernetes-list-type": "atomic",
+                "items": {
+                    "type": "object",
+                    "required": ["reason", "kind", "namespace", "name"],
+                    "properties": {
+                        "reason": text("How it opens it, in CamelCase.", maxLength=128),
+                        "kind": text("Its kind.", maxLength=63),
+                        "namespace": text("Its namespace.", maxLength=63),
+                        "name": text("Its name.", maxLength=253),
+                    },
+                },
+            },
             "certificate": {
                 "type": "object",
                 "properties": {"notAfter": text("When the edge's certificate expires.", format="date-time")},

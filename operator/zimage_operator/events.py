@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from .api import Api, Denied
 from .cluster import Repair
 from .errors import OperatorError
+from .exposure import Hole
+from .logs import named
 from .names import API_VERSION, GROUP, KIND
 from .spec import ZImageService
+from .transitions import changes, openings
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +24,8 @@ log = logging.getLogger(__name__)
 NOTE_LENGTH = 1000
 # Two that fight over a field would otherwise fill the event log.
 QUIET_SECONDS = 600.0
+# One that opens and closes the same hole all the time; who does it once a minute is told each time.
+FLAPPING_SECONDS = 60.0
 
 
 class Recorder:
@@ -34,26 +39,25 @@ class Recorder:
     def repaired(self, service: ZImageService, repair: Repair) -> None:
         """Tell who changed what, once per edit and not once per repair."""
         note = describe(repair)
-        log.warning("%s/%s: %s", service.namespace, service.name, note)
+        log.warning("%s", note, extra=named((service.namespace, service.name)))
         if self.fresh((service.uid, repair)):
             head = {"namespace": service.namespace, "name": service.name, "uid": service.uid}
             self.emit(head, "Warning", "Restored" if repair.deleted else "DriftRepaired", "Apply", note)
 
-    def transition(self, body: Mapping[str, Any], status: Mapping[str, Any]) -> None:
-        """Tell that Ready has a new reason."""
-        new, old = ready_of(status), ready_of(body.get("status") or {})
-        if (new["status"], new["reason"]) == (old.get("status"), old.get("reason")):
-            return
-        level = "Warning" if new["status"] == "False" else "Normal"
-        self.emit(body["metadata"], level, new["reason"], "Reconcile", new["message"])
+    def transitions(self, body: Mapping[str, Any], status: Mapping[str, Any], holes: Sequence[Hole]) -> None:
+        """Tell what a status that was just written says anew; `body` still has the one before."""
+        head, before = body["metadata"], body.get("status") or {}
+        for told in [*changes(status, before), *openings(status, before, holes)]:
+            if self.fresh((head["uid"], told), FLAPPING_SECONDS):
+                self.emit(head, told.level, told.reason, told.action, told.note)
 
-    def fresh(self, what: object) -> bool:
+    def fresh(self, what: object, quiet_seconds: float = QUIET_SECONDS) -> bool:
         """Whether this was not told a short while ago."""
         now = asyncio.get_running_loop().time()
-        self.told = {key: at for key, at in self.told.items() if now - at < QUIET_SECONDS}
+        self.told = {key: until for key, until in self.told.items() if until > now}
         if what in self.told:
             return False
-        self.told[what] = now
+        self.told[what] = now + quiet_seconds
         return True
 
     def emit(self, head: Mapping[str, Any], level: str, reason: str, action: str, note: str) -> None:
@@ -82,11 +86,6 @@ def describe(repair: Repair) -> str:
         return f"{target} was deleted by somebody else and has been created again"
     who = " and ".join(repair.managers) or "an unknown field manager"
     return f"{target}: {', '.join(repair.fields)} was changed by {who} and has been put back"
-
-
-def ready_of(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give the Ready condition of a status."""
-    return next((item for item in status.get("conditions") or () if item["type"] == "Ready"), {})
 
 
 def event(head: Mapping[str, Any], level: str, reason: str, action: str, note: str, instance: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .names import CHILD_SELECTOR, GROUP, KIND, PLURAL, VERSION
+from .names import CHILD_SELECTOR, GROUP, KIND, PLURAL, POD_SELECTOR, VERSION
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,30 @@ def child(name: str, group: str, version: str, plural: str, *, optional: bool = 
     return Kind(name, group, version, plural, CHILD_SELECTOR, optional=optional)
 
 
+def audited(name: str, group: str, version: str, plural: str, *, optional: bool = False) -> Kind:
+    """A kind of which the objects of others can open a service: no label tells them apart on the server."""
+    return Kind(name, group, version, plural, optional=optional)
+
+
 SERVICES = Kind(KIND, GROUP, VERSION, PLURAL)
-PODS = Kind("Pod", "", "v1", "pods", CHILD_SELECTOR)
+PODS = Kind("Pod", "", "v1", "pods", POD_SELECTOR)
 INGRESS_CLASSES = Kind("IngressClass", "networking.k8s.io", "v1", "ingressclasses", namespaced=False)
 # In the order of application; deleted in reverse.
 CHILDREN = (
-    child("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies"),
+    audited("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies"),
     child("ServiceAccount", "", "v1", "serviceaccounts"),
     child("ConfigMap", "", "v1", "configmaps"),
     child("Deployment", "apps", "v1", "deployments"),
-    child("Service", "", "v1", "services"),
+    audited("Service", "", "v1", "services"),
     child("TLSOption", "traefik.io", "v1alpha1", "tlsoptions", optional=True),
     child("Middleware", "traefik.io", "v1alpha1", "middlewares", optional=True),
-    child("Ingress", "networking.k8s.io", "v1", "ingresses"),
+    audited("Ingress", "networking.k8s.io", "v1", "ingresses"),
 )
-WATCHED = (SERVICES, INGRESS_CLASSES, PODS, *CHILDREN)
+# What others may publish a service by.
+ROUTES = (
+    audited("HTTPRoute", "gateway.networking.k8s.io", "v1", "httproutes", optional=True),
+    audited("IngressRoute", "traefik.io", "v1alpha1", "ingressroutes", optional=True),
+    audited("IngressRouteTCP", "traefik.io", "v1alpha1", "ingressroutetcps", optional=True),
+)
+WATCHED = (SERVICES, INGRESS_CLASSES, PODS, *CHILDREN, *ROUTES)
 BY_NAME = {kind.name: kind for kind in WATCHED}

@@ -106,9 +106,10 @@ class Leader:
         renewed = loop.time()
         while True:
             await asyncio.sleep(PERIOD_SECONDS)
-            with_deadline = asyncio.wait_for(self.attempt(), RENEW_WITHIN_SECONDS)
             try:
-                held = await with_deadline
+                # Not wait_for: of Python 3.11 it may lose the cancellation that ends this loop.
+                async with asyncio.timeout(RENEW_WITHIN_SECONDS):
+                    held = await self.attempt()
             except TimeoutError:
                 held = False
             if held:

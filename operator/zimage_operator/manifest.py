@@ -13,6 +13,10 @@ from .spec import ZImageService
 Manifest = dict[str, Any]
 
 
+# Namespace and name of a ZImageService.
+Key = tuple[str, str]
+
+
 @dataclass(frozen=True)
 class Environment:
     """What the operator's own settings add to a service."""

@@ -19,6 +19,18 @@ SWEEP_DELETIONS = Counter("zimage_operator_sweep_deletions_total", "Deletions th
 LAST_EVENT = Gauge("zimage_operator_last_sync_timestamp_seconds", "Last full list of a kind", ["kind"])
 LEADER = Gauge("zimage_operator_leader", "1 where this replica acts")
 PROBES = Counter("zimage_operator_probes_total", "Isolation probes of pods by what they found", ["result"])
+EDGE_PROBES = Counter("zimage_operator_edge_probes_total", "Requests of strangers to published URLs", ["result"])
+PROBED = Gauge(
+    "zimage_service_probed_pods", "Pods by what the last probe of each found", ["namespace", "name", "isolation"]
+)
+LAST_PROBE = Gauge(
+    "zimage_service_last_probe_timestamp_seconds", "Last isolation probe of a service", ["namespace", "name"]
+)
+EXPOSURES = Gauge(
+    "zimage_service_exposures",
+    "Objects that open a service beside its declaration",
+    ["namespace", "name", "reason"],
+)
 CONDITION = Gauge("zimage_service_condition", "Conditions of the services", ["namespace", "name", "type", "status"])
 CERTIFICATE_EXPIRY = Gauge(
     "zimage_service_certificate_expiry_timestamp_seconds",

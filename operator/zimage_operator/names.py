@@ -30,6 +30,8 @@ LABEL_PART_OF = "app.kubernetes.io/part-of"
 
 # What the watch streams of children are filtered by, on the server.
 CHILD_SELECTOR = f"{LABEL_MANAGED_BY}={MANAGER}"
+# Every pod that a worker's selector can match, ours or not: those of strangers get our requests too.
+POD_SELECTOR = f"{LABEL_NAME}=zimage"
 # The labels of the operator's own pods (operator/install.yaml): the management port admits them.
 OPERATOR_POD_LABELS = {LABEL_NAME: "zimage-operator"}
 
@@ -40,6 +42,9 @@ MANAGEMENT_PORT_NAME = "management"
 
 # Longer names would push `NAME-something` of a child past the 63 characters of a label.
 NAME_LENGTH = 40
+
+# Holes that one status lists; a person mends the first before the seventeenth matters.
+MAX_EXPOSURES = 16
 
 # The worker image's user (worker/Dockerfile): no system user of any base image has it.
 WORKER_UID = 10001

@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from .errors import Refused
+from .exposure import Exposure
 from .manifest import Manifest, Ref
-from .names import KIND, LABEL_INSTANCE, MANAGER, REVISION_ANNOTATION
+from .names import KIND, LABEL_INSTANCE, MANAGER, REVISION_ANNOTATION, labels
 from .quantities import quantity
 
 Raw = Mapping[str, Any]
@@ -60,6 +61,8 @@ class PodFacts:
     waiting_message: str
     last_exit: str
     exit_code: int | None
+    # What others have put beside our labels: a selector may ask for these too.
+    extra_labels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,20 @@ class Report:
     isolation: str = "untested"
     posture: Posture | None = None
     problem: str = ""
+    # When it was found. Two looks that found the same are equal.
+    at: datetime | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class EdgeReport:
+    """What a request without credentials to the published URL met.
+
+    `result`: `refused`, `open` (it was let in), or `unclear` (another answer, or none); `detail`
+    is the status or the name of the error.
+    """
+
+    result: str
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -121,6 +138,9 @@ class Observed:
     probing: bool = False
     # The operator's own namespace is admitted, so it cannot see what strangers see.
     blind: bool = False
+    # None where the edge is not asked.
+    edge: EdgeReport | None = None
+    exposure: Exposure = field(default_factory=Exposure)
 
 
 def owner_uid(item: Raw) -> str:
@@ -184,7 +204,14 @@ def read_pod(item: Raw) -> PodFacts:
         waiting_message=waiting.get("message", ""),
         last_exit=ended.get("reason", ""),
         exit_code=ended.get("exitCode"),
+        extra_labels=extra_labels(head.get("labels") or {}),
     )
+
+
+def extra_labels(found: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Give the labels that are not those of every worker of the same service."""
+    ours = labels(found.get(LABEL_INSTANCE, ""))
+    return tuple(sorted((key, value) for key, value in found.items() if ours.get(key) != value))
 
 
 def read_class(item: Raw) -> ClassFacts:

@@ -9,7 +9,7 @@ the same result. It never waits: it reports, and is called again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -17,9 +17,10 @@ from .children import children
 from .cluster import Cluster
 from .edge import dialect
 from .errors import InvalidSpec, Refused
-from .manifest import Environment
+from .exposure import audit
+from .manifest import Environment, Key
 from .names import OPERATOR_POD_LABELS
-from .observed import Report
+from .observed import EdgeReport, Observed, Report
 from .spec import ZImageService, parse
 from .status import stalled, status, unprotected, withheld
 
@@ -32,14 +33,16 @@ class Outcome:
     service: ZImageService | None = None
     # Not in place, and no watch tells when that changes: look again.
     refused: tuple[Refused, ...] = ()
+    observed: Observed = field(default_factory=Observed)
 
 
 @dataclass(frozen=True)
 class Probing:
-    """What the probes have found so far, by pod uid; `enabled` False where there are none."""
+    """What the probes have found so far, by pod uid and by service; `enabled` False where there are none."""
 
     enabled: bool
     reports: dict[str, Report]
+    edges: dict[Key, EdgeReport]
 
 
 async def reconcile(
@@ -67,7 +70,12 @@ async def reconcile(
     blind = environment.operator_namespace in service.spec.network.allowed_namespaces and all(
         OPERATOR_POD_LABELS.get(key) == value for key, value in service.spec.network.proxy_pod_labels.items()
     )
-    facts = {"probing": probing.enabled, "blind": blind}
+    facts: dict[str, Any] = {
+        "probing": probing.enabled,
+        "blind": blind,
+        "edge": probing.edges.get((service.namespace, service.name)),
+        "exposure": audit(service, desired, cluster.surroundings(service)),
+    }
     observed = cluster.observe(service, refused, probing.reports, **facts)
     # The route is last: applied only when everything that protects it stands, and taken away
     # only when that is known to have gone.
@@ -81,7 +89,7 @@ async def reconcile(
     # Read back after writing: the status never claims more than was seen.
     observed = cluster.observe(service, refused, probing.reports, **facts)
     name = edge.NAME if edge else ""
-    return Outcome(status(service, observed, name, previous, now), service, refused)
+    return Outcome(status(service, observed, name, previous, now), service, refused, observed)
 
 
 def check_image(service: ZImageService, environment: Environment) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BadSettings
-from .spec import LABEL
+from .spec import LABEL, SUBDOMAIN
 
 PREFIX = "ZIMAGE_OPERATOR_"
 POD_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -19,6 +19,18 @@ DEFAULT_NAMESPACE = "zimage-system"
 RELEASED_WORKER = "ghcr.io/zimage-dev/zimage-worker:0.1.0"
 LEVELS = ("debug", "info", "warning", "error")
 PROBE_SECONDS_IN_CLUSTER = 300
+
+
+HTTPS_PORT = 443
+
+
+@dataclass(frozen=True)
+class Edge:
+    """How the operator reaches the edge: by each host's own name (no `address`), or at one address for all."""
+
+    enabled: bool = False
+    address: str = ""
+    port: int = HTTPS_PORT
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,8 @@ class Settings:
     allowed_image_prefixes: tuple[str, ...]
     # Seconds between two looks at the same pod; 0: no probes at all.
     probe_interval_seconds: int
+    # How the edge is reached to ask it as a stranger would; off by default.
+    edge: Edge
     port: int
     leader_election: bool
     log_level: str
@@ -74,6 +88,12 @@ def read(environment: Mapping[str, str]) -> Settings:
         allowed_image_prefixes=reader.get("ALLOWED_IMAGE_PREFIXES", "", words, "write prefixes, with commas between"),
         probe_interval_seconds=reader.get(
             "PROBE_INTERVAL_SECONDS", interval, number(0, 86400), "write seconds, 0 to 86400"
+        ),
+        edge=reader.get(
+            "EDGE_PROBE",
+            "off",
+            edge,
+            "write off, dns (the host's own name leads from the operator to the edge), or the edge's HOST:PORT",
         ),
         port=reader.get("PORT", "8080", number(1, 65535), "write a port, 1 to 65535"),
         leader_election=reader.get("LEADER_ELECTION", "true", boolean, "write true or false"),
@@ -119,6 +139,16 @@ def image(text: str) -> str:
     if not re.fullmatch(r"[\w./:-]+(:[\w.-]+|@sha256:[0-9a-f]{64})", text):
         raise ValueError(text)
     return text
+
+
+def edge(text: str) -> Edge:
+    """Read how the edge is reached: off, dns, or HOST:PORT (an IPv6 address in brackets)."""
+    if text in ("off", "dns"):
+        return Edge(enabled=text == "dns")
+    found = re.fullmatch(rf"(?P<name>{SUBDOMAIN}|\[[0-9a-f:]+\]):(?P<port>\d+)", text)
+    if not found:
+        raise ValueError(text)
+    return Edge(True, found["name"].strip("[]"), number(1, 65535)(found["port"]))
 
 
 def number(low: int, high: int) -> Callable[[str], int]:

@@ -13,9 +13,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .errors import InvalidSpec, NotOwned
+from .exposure import WIDENS
 from .manifest import Ref
 from .names import HTTP_PORT, MANAGEMENT_PORT, selector_labels
-from .observed import Observed, PodFacts, Posture, Problem
+from .observed import EdgeReport, Observed, PodFacts, Posture, Problem
+from .proof import exposures, last_probe, summary
 from .spec import ClaimSource, ZImageService
 
 IMAGE_REASONS = frozenset(
@@ -97,17 +99,30 @@ def network_policy_enforced(service: ZImageService, observed: Observed) -> Judge
     found = [observed.reports[pod.uid] for pod in ready if pod.uid in observed.reports]
     results = {report.isolation for report in found}
     if "open" in results:
-        text = (
-            f"port {HTTP_PORT} answered the operator, which is not in an allowed namespace: either this cluster's "
-            "network plugin does not enforce NetworkPolicies, or another policy opens the port"
-        )
-        return false(kind, "NotEnforced", text)
+        text = f"port {HTTP_PORT} answered the operator, which is not in an allowed namespace"
+        return false(kind, "NotEnforced", f"{text}: {suspicion(observed)}")
     if "unreachable" in results:
         text = f"neither port {MANAGEMENT_PORT} nor {HTTP_PORT} answered the operator, which shows nothing"
         return unknown(kind, "ProbeFailed", text)
     if ready and len(found) == len(ready) and results == {"blocked"}:
         return true(kind, "Enforced", f"a probe reached port {MANAGEMENT_PORT} and was kept from {HTTP_PORT}")
     return unknown(kind, "NotProbed", "no worker is ready to be probed yet")
+
+
+def suspicion(observed: Observed) -> str:
+    """Say why a policy that stands does not hold: by the hole that the audit has found, if it has."""
+    found = next((hole for hole in observed.exposure.holes if hole.reason == WIDENS), None)
+    if found:
+        return found.message
+    return "either this cluster's network plugin does not enforce NetworkPolicies, or another policy opens the port"
+
+
+def exposure_as_declared(observed: Observed) -> Judgement:
+    """Whether nothing of others opens the workers, or claims their host."""
+    kind, holes = "ExposureAsDeclared", observed.exposure.holes
+    if holes:
+        return false(kind, holes[0].reason, summary(holes))
+    return true(kind, "AsDeclared", "nothing beside this resource opens the workers")
 
 
 def workload_ready(service: ZImageService, observed: Observed) -> Judgement:
@@ -186,13 +201,29 @@ def auth_configured(service: ZImageService, observed: Observed) -> Judgement:
     if not found:
         return unknown(kind, "WaitingForWorker", "no worker has reported what it loaded yet")
     users = min(posture.users for posture in found)
+    edge, url = observed.edge, address(service, observed)
+    if url and edge and edge.result == "open":
+        text = f"{url} answered a request without credentials ({edge.detail})"
+        return false(
+            kind, "EdgeOpen", f"{text}: look for another route to this host, or for a proxy that logs in itself"
+        )
     if users == 0:
         return false(
             kind,
             "SecretMalformed",
             f"Secret {service.auth.basic.secret_name} holds no user: add one with htpasswd -B",
         )
-    return true(kind, "Loaded", f"Basic authentication with {users} user{'s' if users > 1 else ''}")
+    told = f"Basic authentication with {users} user{'s' if users > 1 else ''}"
+    return true(kind, "Loaded", f"{told}{seen_from_outside(edge) if url else ''}")
+
+
+def seen_from_outside(edge: EdgeReport | None) -> str:
+    """Say what the published URL answered to a request without credentials."""
+    if edge is None:
+        return ""
+    if edge.result == "refused":
+        return f"; strangers are refused at the published URL ({edge.detail})"
+    return f"; what strangers meet at the published URL could not be told ({edge.detail})"
 
 
 def certificate_ready(service: ZImageService, observed: Observed, now: datetime) -> Judgement | None:
@@ -219,7 +250,9 @@ def certificate_ready(service: ZImageService, observed: Observed, now: datetime)
 
 
 def unprotected(service: ZImageService, observed: Observed) -> bool:
-    """Whether a route must go: a protection is somebody else's now, or was shown not to hold."""
+    """Whether a route must go: host or protection are somebody else's, or the policy was shown not to hold."""
+    if observed.exposure.rival:
+        return True
     foreign = any(isinstance(item, NotOwned) and item.kind in PROTECTION_KINDS for item in observed.refused)
     required = service.spec.network.enforcement == "Required"
     return foreign or (required and network_policy_enforced(service, observed).status == "False")
@@ -231,7 +264,9 @@ def withheld(service: ZImageService, observed: Observed, now: datetime) -> Judge
     A new route needs evidence that everything behind it stands. One that exists is not held up
     by missing evidence: a worker that restarts, or an operator that does, is no reason.
     """
-    kind = "IngressReady"
+    kind, rival = "IngressReady", observed.exposure.rival
+    if rival:
+        return false(kind, rival.reason, rival.message)
     if observed.refused:
         first = observed.refused[0]
         return false(kind, first.reason, first.message)
@@ -276,6 +311,9 @@ def ingress_ready(service: ZImageService, observed: Observed, dialect: str, now:
     refused = refusal(kind, observed, ROUTE_KINDS)
     if refused:
         return refused
+    rival = observed.exposure.rival
+    if rival:
+        return false(kind, rival.reason, rival.message)
     if Ref("Ingress", service.namespace, service.name) in observed.existing:
         return true(kind, "Published", f"https://{ingress.host}/ by {dialect}")
     return withheld(service, observed, now) or unknown(kind, "Applying", "the route is being applied")
@@ -286,7 +324,8 @@ def gates(service: ZImageService, judgements: list[Judgement]) -> list[Judgement
     harmless = {"NotProbed", "Waived"}
     if service.spec.network.enforcement == "Required":
         harmless = {"Waived"}
-    optional = {"NetworkPolicyEnforced"} if service.spec.network.enforcement == "Report" else set()
+    optional = {"ExposureAsDeclared"}
+    optional |= {"NetworkPolicyEnforced"} if service.spec.network.enforcement == "Report" else set()
     return [
         item
         for item in judgements
@@ -313,6 +352,7 @@ def status(
         network_policy_ready(service, observed),
         workload_ready(service, observed),
         network_policy_enforced(service, observed),
+        exposure_as_declared(observed),
         auth_configured(service, observed),
         certificate_ready(service, observed, now),
         ingress_ready(service, observed, dialect, now),
@@ -340,8 +380,12 @@ def status(
         "dialect": dialect,
         "templateRevision": facts.revision if facts else "",
         "certificate": {"notAfter": rfc3339(expiry)} if expiry else None,
+        "exposures": exposures(observed.exposure.holes),
     }
-    return document | {key: value for key, value in optional.items() if value}
+    document |= {key: value for key, value in optional.items() if value}
+    looks = [observed.reports[pod.uid] for pod in current_pods(observed) if pod.ready and pod.uid in observed.reports]
+    times = [look.at for look in looks if look.at and look.isolation != "untested"]
+    return document | last_probe(document, times, previous)
 
 
 def address(service: ZImageService, observed: Observed) -> str:

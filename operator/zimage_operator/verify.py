@@ -12,13 +12,20 @@ import asyncio
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
 
 import aiohttp
 
 from . import metrics
-from .cache import Cache, Key
+from .cache import Cache
+from .edge_probe import knock
+from .manifest import Key
 from .names import HTTP_PORT, MANAGEMENT_PORT
-from .observed import PodFacts, Report, read_posture
+from .observed import EdgeReport, PodFacts, Posture, Report, read_posture
+from .proof import is_due
+from .rounds import Rounds
+from .settings import Edge
 
 # A policy engine that drops answers nothing at all: this is how long silence is listened to.
 CONNECT_SECONDS = 2.0
@@ -28,67 +35,80 @@ POSTURE_BYTES = 65536
 # An engine needs a moment after a change of policy (Calico: 0.2 s); an open port is looked at again.
 CONFIRMATIONS = 3
 CONFIRM_SECONDS = 1.0
-# While something is missing the worker is asked often: whoever mends it waits in front of the screen.
-RETRY_SECONDS = 3.0
-PARALLEL = 16
 
 
 class Verifier:
-    """Probes the pods of every service, in the background, and remembers what it found."""
+    """Probes the pods of every service and its published URL, and remembers what it found."""
 
-    def __init__(self, cache: Cache, interval_seconds: float, changed: Callable[[Key], None]) -> None:
-        self.cache, self.interval_seconds, self.changed = cache, interval_seconds, changed
-        self.reports: dict[str, Report] = {}
-        self.tasks: dict[str, asyncio.Task[None]] = {}
-        self.limit = asyncio.Semaphore(PARALLEL)
-        # What the pod was like when it was probed: a change asks for a new probe at once.
-        self.states: dict[str, str] = {}
+    def __init__(self, cache: Cache, interval_seconds: float, edge: Edge, changed: Callable[[Key], None]) -> None:
+        self.cache, self.interval_seconds, self.edge, self.changed = cache, interval_seconds, edge, changed
+        self.pods: Rounds[str, Report] = Rounds(interval_seconds, settled)
+        self.edges: Rounds[Key, EdgeReport] = Rounds(interval_seconds, edge_settled)
+        # The pods that are looked at for each service.
+        self.followed: dict[Key, set[str]] = {}
 
     @property
     def enabled(self) -> bool:
         """Whether this operator probes at all."""
         return self.interval_seconds > 0
 
-    def follow(self, key: Key, fingerprint: str) -> None:
-        """Keep every running pod of a service under watch; `fingerprint` is that of its policy."""
-        pods = {pod.uid: pod for pod in self.cache.pods(key) if pod.ip and not pod.deleting and self.enabled}
-        for uid, pod in pods.items():
-            state = f"{pod.ip} {pod.ready} {fingerprint}"
-            if self.states.get(uid) != state:
-                self.stop(uid)
-                self.states[uid] = state
-                self.tasks[uid] = asyncio.create_task(self.watch(key, pod))
+    def follow(self, key: Key, policies: str, host: str, route: str) -> None:
+        """Keep every running pod of a service under watch, and the host that it is published under.
 
-    def clean(self) -> None:
-        """Forget the pods that are gone."""
-        alive = {seen.uid for ref, seen in self.cache.children.items() if ref.kind == "Pod"}
-        for uid in set(self.states) - alive:
-            self.stop(uid)
-            self.states.pop(uid, None)
-            self.reports.pop(uid, None)
+        `policies` and `route` are fingerprints of what admits to the pods and to the host: every
+        change of them is followed by looks.
+        """
+        alive = {pod.uid for pod in self.cache.pods(key)}
+        for uid in self.followed.get(key, set()) - alive:
+            self.pods.drop(uid)
+        self.followed[key] = alive
+        for pod in self.running(key):
+            state = f"{pod.ip} {pod.ready} {policies}"
+            self.pods.follow(pod.uid, state, partial(probe, pod), partial(self.told, key))
+        if host and self.edge.enabled and self.enabled:
+            self.edges.follow(key, f"{host} {route}", partial(knock, host, self.edge), partial(self.heard, key))
+        else:
+            self.edges.drop(key)
 
-    def stop(self, uid: str) -> None:
-        """End the watch over one pod."""
-        task = self.tasks.pop(uid, None)
-        if task:
-            task.cancel()
+    def running(self, key: Key) -> list[PodFacts]:
+        """Give the pods of a service that can be probed."""
+        return [pod for pod in self.cache.pods(key) if pod.ip and not pod.deleting and self.enabled]
+
+    def told(self, key: Key, report: Report, news: bool) -> None:
+        """Take in a look at a pod; ask for a new status where it is news, or the time in it too old."""
+        metrics.PROBES.labels(report.isolation).inc()
+        if report.isolation != "untested" and report.at and key in self.cache.services:
+            metrics.LAST_PROBE.labels(*key).set(report.at.timestamp())
+            status = self.cache.services[key].get("status") or {}
+            news = news or is_due(str(status.get("lastProbeTime") or ""), report.at)
+        if news:
+            self.changed(key)
+
+    def heard(self, key: Key, report: EdgeReport, news: bool) -> None:
+        """Take in an answer of the edge."""
+        metrics.EDGE_PROBES.labels(report.result).inc()
+        if news:
+            self.changed(key)
+
+    def pending(self, key: Key, host: str) -> bool:
+        """Whether something of a service has not been looked at since this process began."""
+        unseen = any(pod.uid not in self.pods.reports for pod in self.running(key))
+        return unseen or bool(host and self.edge.enabled and self.enabled and key not in self.edges.reports)
+
+    def forget(self, key: Key) -> None:
+        """A service is gone: look at nothing of it any more."""
+        for uid in self.followed.pop(key, set()):
+            self.pods.drop(uid)
+        self.edges.drop(key)
 
     async def close(self) -> None:
         """End every watch."""
-        for task in self.tasks.values():
-            task.cancel()
-        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+        await self.pods.close()
+        await self.edges.close()
 
-    async def watch(self, key: Key, pod: PodFacts) -> None:
-        """Look at one pod again and again: soon while something is missing, else at the interval."""
-        while True:
-            async with self.limit:
-                report = await probe(pod)
-            metrics.PROBES.labels(report.isolation).inc()
-            if self.reports.get(pod.uid) != report:
-                self.reports[pod.uid] = report
-                self.changed(key)
-            await asyncio.sleep(self.interval_seconds if settled(report) else RETRY_SECONDS)
+    def problems(self, now: float) -> list[str]:
+        """Say which probes are dead or overdue."""
+        return [*self.pods.problems(now), *self.edges.problems(now)]
 
 
 def settled(report: Report) -> bool:
@@ -98,19 +118,31 @@ def settled(report: Report) -> bool:
     return not missing and report.isolation in ("blocked", "untested")
 
 
+def edge_settled(report: EdgeReport) -> bool:
+    """Whether the edge has answered as it should."""
+    return report.result == "refused"
+
+
 async def probe(pod: PodFacts) -> Report:
     """Look at one pod: what it loaded, and whether its port 7860 is closed to us."""
+    # At once: where the network is cut both are silences to be listened to.
+    isolation, (posture, problem) = await asyncio.gather(isolated(pod), loaded(pod))
+    return Report(isolation, posture, problem, datetime.now(UTC))
+
+
+async def loaded(pod: PodFacts) -> tuple[Posture | None, str]:
+    """Ask a worker what it loaded; without an answer say what went wrong."""
     try:
-        posture, problem = read_posture(await fetch(pod.ip)), ""
+        return read_posture(await fetch(pod.ip)), ""
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-        posture, problem = None, type(error).__name__
-    # Before the worker listens on 7860, silence there shows nothing.
-    isolation = await isolated(pod.ip) if pod.ready else "untested"
-    return Report(isolation, posture, problem)
+        return None, type(error).__name__
 
 
-async def isolated(address: str) -> str:
-    """Judge the isolation of one address; an open port is confirmed before it is called one."""
+async def isolated(pod: PodFacts) -> str:
+    """Judge the isolation of one pod; an open port is confirmed before it is called one."""
+    if not pod.ready:
+        return "untested"  # before the worker listens on 7860, silence there shows nothing
+    address = pod.ip
     for attempt in range(CONFIRMATIONS):
         if attempt:
             await asyncio.sleep(CONFIRM_SECONDS)
@@ -126,7 +158,8 @@ async def isolated(address: str) -> str:
 async def connects(address: str, port: int) -> bool:
     """Open a TCP connection and close it; refused, dropped and unreachable all mean no."""
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), CONNECT_SECONDS)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(address, port)
     except (TimeoutError, OSError):
         return False
     writer.close()

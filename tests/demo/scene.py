@@ -185,22 +185,7 @@ def signed(subject: x509.Name, issuer: x509.Name, key: Any, ca_key: Any, extensi
 
 def model_volume(node: Node) -> None:
     """A volume with the tiny random model, written by a Job of the worker's own image."""
-    folder = node.directory / "model"
-    folder.mkdir(exist_ok=True)
-    # The Job is not root and a hostPath has no fsGroup.
-    folder.chmod(0o777)
-    size = {"storage": "1Gi"}
-    shared = {"accessModes": ["ReadWriteOnce"], "storageClassName": ""}
-    volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "model"}}
-    claim = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "z-image-turbo", "namespace": NAMESPACE},
-    }
-    node.apply(
-        {**volume, "spec": {**shared, "capacity": size, "hostPath": {"path": str(folder)}}},
-        {**claim, "spec": {**shared, "resources": {"requests": size}, "volumeName": "model"}},
-    )
+    volume(node)
     mount = {"volumeMounts": [{"name": "model", "mountPath": "/model"}, {"name": "tmp", "mountPath": "/tmp"}]}
     volumes = [
         {"name": "model", "persistentVolumeClaim": {"claimName": "z-image-turbo"}},
@@ -212,6 +197,26 @@ def model_volume(node: Node) -> None:
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "tiny-model", "namespace": NAMESPACE}}
     node.apply({**job, "spec": {"backoffLimit": 0, "template": {"spec": pod}}})
     node.kubectl("-n", NAMESPACE, "wait", "--for=condition=Complete", "job/tiny-model", "--timeout=240s")
+
+
+def volume(node: Node) -> None:
+    """A volume on the node's own disk, and its claim, bound to each other by name."""
+    folder = node.directory / "model"
+    folder.mkdir(exist_ok=True)
+    # The Job is not root and a hostPath has no fsGroup.
+    folder.chmod(0o777)
+    size = {"storage": "1Gi"}
+    shared = {"accessModes": ["ReadWriteOnce"], "storageClassName": ""}
+    made = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "model"}}
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "z-image-turbo", "namespace": NAMESPACE},
+    }
+    node.apply(
+        {**made, "spec": {**shared, "capacity": size, "hostPath": {"path": str(folder)}}},
+        {**claim, "spec": {**shared, "resources": {"requests": size}, "volumeName": "model"}},
+    )
 
 
 def resource() -> dict[str, Any]:

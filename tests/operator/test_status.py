@@ -6,13 +6,24 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import smallest
 from zimage_operator.errors import NotOwned
+from zimage_operator.exposure import Exposure, Hole
 from zimage_operator.manifest import Ref
-from zimage_operator.observed import ClassFacts, DeploymentFacts, Observed, PodFacts, Posture, Problem, Report
+from zimage_operator.names import MAX_EXPOSURES
+from zimage_operator.observed import (
+    ClassFacts,
+    DeploymentFacts,
+    EdgeReport,
+    Observed,
+    PodFacts,
+    Posture,
+    Problem,
+    Report,
+)
 from zimage_operator.spec import parse
 from zimage_operator.status import status, unprotected, withheld
 
@@ -45,6 +56,11 @@ def found(facts: Observed, service: Any = SERVICE) -> dict[str, dict[str, Any]]:
     return {item["type"]: item for item in status(service, facts, "traefik", {}, NOW)["conditions"]}
 
 
+WIDE = Hole("OtherPolicyWidens", Ref("NetworkPolicy", "team-a", "wide"), "NetworkPolicy wide admits everybody")
+DOOR = Hole("ExtraRoute", Ref("Ingress", "team-a", "door"), "Ingress door leads to the workers")
+RIVAL = Hole("HostConflict", Ref("ZImageService", "team-b", "first"), "host img.example.org belongs to another")
+
+
 def posture(**changes: Any) -> dict[str, Report]:
     return {"u": Report("blocked", Posture(**{**LOADED.__dict__, **changes}))}
 
@@ -69,6 +85,9 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "an expired certificate": ({"reports": posture(not_after=NOW)}, "CertificateReady", "CertificateExpired"),
     "another host": ({"reports": posture(matches_host=False)}, "CertificateReady", "HostMismatch"),
     "no class": ({"ingress_class": None}, "IngressReady", "ClassNotFound"),
+    "a hole": ({"exposure": Exposure((WIDE,))}, "ExposureAsDeclared", "OtherPolicyWidens"),
+    "a host that is taken": ({"exposure": Exposure(rival=RIVAL)}, "IngressReady", "HostConflict"),
+    "a door that lets strangers in": ({"edge": EdgeReport("open", "200")}, "AuthConfigured", "EdgeOpen"),
     "a taken name": ({"refused": (NotOwned("NetworkPolicy", "studio", "taken"),)}, "NetworkPolicyReady", "NotOwned"),
     "a model that does not load": (
         {"deployment": deployment(0), "reports": posture(model_problems=(Problem("ModelMissing", "no model"),))},
@@ -106,6 +125,88 @@ def test_required_enforcement_withholds_and_withdraws() -> None:
     assert not unprotected(SERVICE, observed(reports={"u": Report("open", LOADED)}))
 
 
+def test_a_hole_is_told_and_takes_nothing_away() -> None:
+    conditions = found(observed(exposure=Exposure((WIDE, DOOR))))
+    assert conditions["Ready"]["status"] == "True"
+    assert conditions["ExposureAsDeclared"]["message"] == "NetworkPolicy wide admits everybody; also Ingress door"
+    listed = status(SERVICE, observed(exposure=Exposure((WIDE, DOOR))), "traefik", {}, NOW)["exposures"]
+    assert [item["name"] for item in listed] == ["wide", "door"]
+
+
+def test_walls_that_do_not_hold_are_explained_by_the_hole_that_is_known() -> None:
+    opened = {"u": Report("open", LOADED)}
+    message = found(observed(reports=opened, exposure=Exposure((WIDE,))))["NetworkPolicyEnforced"]["message"]
+    assert message.endswith(WIDE.message)
+    assert "network plugin" in found(observed(reports=opened))["NetworkPolicyEnforced"]["message"]
+
+
+def test_a_status_lists_no_more_holes_than_the_schema_takes() -> None:
+    many = Exposure(tuple(Hole("ExtraRoute", Ref("Ingress", "a", f"d{n}"), "m") for n in range(MAX_EXPOSURES + 9)))
+    document = status(SERVICE, observed(exposure=many), "traefik", {}, NOW)
+    assert len(document["exposures"]) == MAX_EXPOSURES
+    assert document["conditions"]
+    message = next(item["message"] for item in document["conditions"] if item["type"] == "ExposureAsDeclared")
+    assert message.endswith("…")
+
+
+def test_who_lost_the_host_loses_the_route() -> None:
+    lost = observed(exposure=Exposure(rival=RIVAL))
+    assert unprotected(SERVICE, lost)
+    judged = withheld(SERVICE, lost, NOW)
+    assert judged
+    assert judged.reason == "HostConflict"
+
+
+@pytest.mark.parametrize(
+    ("edge", "text"),
+    [
+        (None, "Basic authentication with 2 users"),
+        (EdgeReport("refused", "401"), "strangers are refused at the published URL (401)"),
+        (EdgeReport("unclear", "TimeoutError"), "could not be told (TimeoutError)"),
+    ],
+)
+def test_what_the_edge_answers_is_in_the_message(edge: EdgeReport | None, text: str) -> None:
+    message = found(observed(edge=edge))["AuthConfigured"]["message"]
+    assert message.endswith(text)
+
+
+def written(at: datetime, previous: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    reports = {"u": Report("blocked", LOADED, at=at)}
+    return status(SERVICE, observed(reports=reports, **changes), "traefik", previous, NOW)
+
+
+def test_a_probe_that_finds_the_same_is_recorded_once_an_hour() -> None:
+    first = written(NOW, {})
+    assert first["lastProbeTime"] == "2026-11-24T00:00:00Z"
+    assert written(NOW + timedelta(minutes=59), first) == first
+    later = written(NOW + timedelta(minutes=61), first)
+    assert later == {**first, "lastProbeTime": "2026-11-24T01:01:00Z"}
+
+
+def test_a_status_that_is_written_anyway_has_the_latest_time() -> None:
+    first = written(NOW, {})
+    changed = written(NOW + timedelta(minutes=5), first, exposure=Exposure((WIDE,)))
+    assert changed["lastProbeTime"] == "2026-11-24T00:05:00Z"
+
+
+@pytest.mark.parametrize("forged", ["2036-01-01T00:00:00Z", "not a time", "2016-12-31T23:59:60Z", ""])
+def test_a_forged_time_does_not_stand(forged: str) -> None:
+    first = written(NOW, {})
+    assert written(NOW, {**first, "lastProbeTime": forged}) == first
+
+
+def test_the_time_is_that_of_the_worker_seen_longest_ago() -> None:
+    second = PodFacts(**{**{name: getattr(POD, name) for name in POD.__dataclass_fields__}, "uid": "v"})
+    reports = {"u": Report("blocked", LOADED, at=NOW), "v": Report("blocked", LOADED, at=NOW - timedelta(minutes=2))}
+    facts = observed(pods=(POD, second), reports=reports)
+    assert status(SERVICE, facts, "traefik", {}, NOW)["lastProbeTime"] == "2026-11-23T23:58:00Z"
+
+
+def test_no_time_is_claimed_where_nothing_was_tested() -> None:
+    facts = observed(reports={"u": Report("untested", LOADED, at=NOW)})
+    assert "lastProbeTime" not in status(SERVICE, facts, "traefik", {}, NOW)
+
+
 def test_no_new_route_without_credentials_and_certificate() -> None:
     fresh = observed(existing=ALL - {Ref("Ingress", "team-a", "studio")}, reports=posture(users=0))
     judged = withheld(SERVICE, fresh, NOW)
@@ -113,6 +214,7 @@ def test_no_new_route_without_credentials_and_certificate() -> None:
     assert "the credentials" in judged.message
 
 
+@settings(deadline=None)
 @given(
     st.sets(st.sampled_from(sorted(ALL))),
     st.sampled_from([None, deployment(), deployment(0)]),
@@ -120,17 +222,28 @@ def test_no_new_route_without_credentials_and_certificate() -> None:
     st.booleans(),
     st.booleans(),
     st.sampled_from([SERVICE, REQUIRED]),
+    st.sampled_from([Exposure(), Exposure((WIDE, DOOR)), Exposure(rival=RIVAL), Exposure((WIDE,), RIVAL)]),
+    st.sampled_from([None, EdgeReport("refused", "401"), EdgeReport("open", "200"), EdgeReport("unclear", "404")]),
 )
 def test_the_laws_hold_for_all_facts(
-    existing: set[Ref], facts: DeploymentFacts | None, isolation: str, probing: bool, classed: bool, service: Any
+    existing: set[Ref],
+    facts: DeploymentFacts | None,
+    isolation: str,
+    probing: bool,
+    classed: bool,
+    service: Any,
+    exposure: Exposure,
+    edge: EdgeReport | None,
 ) -> None:
     # What is not there has no facts: both come from one cache.
     facts = facts if Ref("Deployment", "team-a", "studio") in existing else None
     seen = observed(
         existing=frozenset(existing),
         deployment=facts,
-        reports={"u": Report(isolation, LOADED)},
+        reports={"u": Report(isolation, LOADED, at=NOW)},
         probing=probing,
+        exposure=exposure,
+        edge=edge,
         ingress_class=ClassFacts("traefik.io/ingress-controller") if classed else None,
     )
     document = status(service, seen, "traefik" if classed else "", {}, NOW)
@@ -141,7 +254,13 @@ def test_the_laws_hold_for_all_facts(
         assert existing == ALL
         assert "Reconciling" not in conditions
         assert "Stalled" not in conditions
+        assert not exposure.rival
+        assert not (probing and edge and edge.result == "open")
     else:
         assert conditions["Ready"]["reason"] in {item["reason"] for key, item in conditions.items() if key != "Ready"}
+    declared = conditions["ExposureAsDeclared"]
+    assert (declared["status"] == "False") == bool(exposure.holes) == ("exposures" in document)
+    # A time is claimed only beside what was tested then.
+    assert ("lastProbeTime" in document) == (isolation != "untested" and facts is not None)
     # The second pass over its own result changes nothing.
     assert status(service, seen, "traefik" if classed else "", document, NOW + timedelta(hours=1)) == document

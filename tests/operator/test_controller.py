@@ -1,0 +1,87 @@
+"""What the loop around the straight line must not do: tell twice, or write before it has looked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from support import smallest
+from zimage_operator import controller as module
+from zimage_operator.api import Api
+from zimage_operator.controller import Controller
+from zimage_operator.errors import Conflict
+from zimage_operator.names import labels
+from zimage_operator.observed import Report
+from zimage_operator.reconcile import Outcome
+from zimage_operator.settings import read
+
+KEY = ("team-a", "studio")
+READY = {"conditions": [{"type": "Ready", "status": "True", "reason": "Ready", "message": "serving"}]}
+BEFORE = {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "False", "reason": "CrashLoop"}]}
+
+
+class Recording(Controller):
+    """A controller that keeps what it would have written."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, probing: bool = False) -> None:
+        super().__init__(Api(None), read({"ZIMAGE_OPERATOR_PROBE_INTERVAL_SECONDS": "300" if probing else "0"}), "test")
+        self.written: list[Any] = []
+        self.told: list[str] = []
+        self.refusals = 0
+        patch.setattr(module, "reconcile", self.pretend)
+        patch.setattr(self.cluster, "apply_status", self.write)
+        patch.setattr(self.recorder, "emit", lambda _, __, reason, *rest: self.told.append(reason))
+        head = {"uid": "u", "resourceVersion": "1", "generation": 1}
+        body = smallest(*reversed(KEY))
+        self.cache.observe("ZImageService", body | {"metadata": body["metadata"] | head, "status": BEFORE})
+
+    async def pretend(self, *_: Any) -> Outcome:
+        return Outcome(READY)
+
+    async def write(self, body: Any, status: Any) -> bool:
+        if self.refusals:
+            self.refusals -= 1
+            raise Conflict("somebody else was faster")
+        self.written.append(status)
+        return True
+
+
+async def test_a_transition_is_told_once_however_often_its_write_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    controller = Recording(monkeypatch)
+    controller.refusals = 2
+    for _ in range(2):
+        with pytest.raises(Conflict):
+            await controller.one(KEY)
+    assert controller.told == []
+    await controller.one(KEY)
+    assert controller.told == ["Ready"]
+    module.forget(KEY)
+
+
+async def test_a_new_process_looks_before_it_writes_over_what_another_one_saw(monkeypatch: pytest.MonkeyPatch) -> None:
+    controller = Recording(monkeypatch, probing=True)
+    pod = {
+        "metadata": {
+            "namespace": KEY[0],
+            "name": "p",
+            "uid": "p",
+            "resourceVersion": "2",
+            "labels": labels(KEY[1]) | {"pod-template-hash": "h"},
+            "ownerReferences": [{"kind": "ReplicaSet", "name": "studio-h", "uid": "r", "controller": True}],
+        },
+        "spec": {},
+        "status": {"podIP": "127.0.0.1"},
+    }
+    controller.cache.observe("Pod", pod)
+    await controller.one(KEY)
+    assert controller.written == []
+    controller.verifier.pods.reports["p"] = Report()
+    await controller.one(KEY)
+    assert controller.written == [READY]
+    # From then on it knows more than the last one did, also while it looks at a new pod.
+    controller.verifier.pods.reports.clear()
+    await controller.one(KEY)
+    assert len(controller.written) == 2
+    await controller.verifier.close()
+    module.forget(KEY)

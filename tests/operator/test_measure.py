@@ -1,0 +1,50 @@
+"""What is exported of a service, and that all of it goes with it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from prometheus_client import REGISTRY
+
+from zimage_operator.exposure import Exposure, Hole
+from zimage_operator.manifest import Ref
+from zimage_operator.measure import forget, measure
+from zimage_operator.observed import Observed, PodFacts, Report
+from zimage_operator.reconcile import Outcome
+
+KEY = ("measured", "studio")
+AT = datetime(2026, 11, 24, tzinfo=UTC)
+POD = PodFacts("measured", "p", "u", "studio", "r", "192.0.2.1", "Running", True, False, "", "", "", "", None)
+
+
+def outcome(*holes: Hole, isolation: str = "blocked") -> Outcome:
+    conditions = [{"type": "Ready", "status": "True"}]
+    status: dict[str, Any] = {"conditions": conditions, "certificate": {"notAfter": "2027-01-01T00:00:00Z"}}
+    reports = {"u": Report(isolation, at=AT)}
+    return Outcome(status, observed=Observed(pods=(POD,), reports=reports, exposure=Exposure(holes)))
+
+
+def series() -> dict[str, float]:
+    return {
+        f"{sample.name}/{sample.labels.get('reason') or sample.labels.get('isolation') or ''}": sample.value
+        for family in REGISTRY.collect()
+        for sample in family.samples
+        if sample.labels.get("namespace") == KEY[0]
+    }
+
+
+def test_holes_and_probes_are_exported_and_taken_back() -> None:
+    hole = Hole("ExtraService", Ref("Service", "measured", "np"), "m")
+    measure(KEY, outcome(hole, hole))
+    found = series()
+    assert found["zimage_service_exposures/ExtraService"] == 2
+    assert found["zimage_service_probed_pods/blocked"] == 1
+    assert found["zimage_service_last_probe_timestamp_seconds/"] == AT.timestamp()
+    measure(KEY, outcome(isolation="open"))
+    found = series()
+    assert "zimage_service_exposures/ExtraService" not in found
+    assert "zimage_service_probed_pods/blocked" not in found
+    assert found["zimage_service_probed_pods/open"] == 1
+    forget(KEY)
+    assert series() == {}

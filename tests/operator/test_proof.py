@@ -1,0 +1,219 @@
+"""The walls on the real node: real Calico, kubelet and worker; the operator probes from its own pod.
+
+Each way in which isolation is lost is made by hand, and what the status says of it is read. Never
+does it say Enforced where that was not seen.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from cluster import edge, images
+from cluster.node import Node
+from demo import scene
+from support import CLASS, ROOT
+
+pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
+
+NAME = "walled"
+# What is asked of the real thing is 60 s; a probe a few seconds apart sees it at once.
+INTERVAL_SECONDS = 3
+SETTINGS = {
+    "ZIMAGE_OPERATOR_PROBE_INTERVAL_SECONDS": str(INTERVAL_SECONDS),
+    "ZIMAGE_OPERATOR_EDGE_PROBE": f"{edge.ADDRESS}:443",
+}
+
+
+def configured(node: Node, *settings: str) -> None:
+    """Run the operator with settings of the test's own; `NAME-` takes one back."""
+    operator = ["-n", "zimage-system", "deployment/zimage-operator"]
+    node.kubectl("set", "env", *operator, *settings)
+    node.kubectl("rollout", "status", *operator, "--timeout=120s")
+
+
+def resource(**spec: Any) -> dict[str, Any]:
+    """A service on the processor with a route, whose enforcement is required."""
+    body = scene.resource()
+    network = {"enforcement": "Required"}
+    metadata = {"name": NAME, "namespace": scene.NAMESPACE}
+    return {**body, "metadata": metadata, "spec": {**body["spec"], "gpu": {"count": 0}, "network": network, **spec}}
+
+
+def status(node: Node) -> dict[str, Any]:
+    return dict(node.get("zis", NAME, "-n", scene.NAMESPACE).get("status", {}))
+
+
+def condition(node: Node, kind: str) -> dict[str, str]:
+    return next((item for item in status(node).get("conditions", []) if item["type"] == kind), {})
+
+
+def becomes(node: Node, kind: str, reason: str, seconds: float = 60) -> None:
+    try:
+        scene.wait(lambda: condition(node, kind).get("reason") == reason, f"{kind} {reason}", seconds)
+    except AssertionError as error:
+        seen = [f"{item['type']} {item['reason']}: {item['message']}" for item in status(node).get("conditions", [])]
+        raise AssertionError("\n".join([str(error), *seen])) from error
+
+
+def routed(node: Node) -> bool:
+    return bool(node.kubectl("-n", scene.NAMESPACE, "get", "ingress", NAME, "--ignore-not-found", "-o", "name").strip())
+
+
+@pytest.fixture(scope="module")
+def walled(node: Node) -> Iterator[Node]:
+    """The service, published because its walls were seen to stand."""
+    scene.prepare(node)
+    configured(node, *(f"{name}={value}" for name, value in SETTINGS.items()))
+    node.apply(resource())
+    becomes(node, "Ready", "Ready", scene.PATIENCE_SECONDS)
+    becomes(node, "NetworkPolicyEnforced", "Enforced")
+    yield node
+    node.kubectl("delete", "zis", NAME, "-n", scene.NAMESPACE)
+    configured(node, *(f"{name}-" for name in SETTINGS))
+
+
+def test_enforced_says_when_it_was_seen(walled: Node) -> None:
+    seen = status(walled)
+    assert seen["lastProbeTime"]
+    assert routed(walled)
+    found = metrics(walled)
+    series = f'{{name="{NAME}",namespace="{scene.NAMESPACE}"}}'
+    assert found[f"zimage_service_last_probe_timestamp_seconds{series}"] > 0
+
+
+def test_the_edge_refuses_strangers_and_the_status_says_so(walled: Node) -> None:
+    told = "strangers are refused at the published URL (401)"
+    scene.wait(lambda: told in condition(walled, "AuthConfigured")["message"], told, 60)
+
+
+def replicas(node: Node) -> list[dict[str, Any]]:
+    """The operator's pods that run."""
+    marked = ["-l", "app.kubernetes.io/name=zimage-operator", "--field-selector", "status.phase=Running"]
+    return list(node.get("pods", "-n", "zimage-system", *marked)["items"])
+
+
+def metrics(node: Node) -> dict[str, float]:
+    """Every series of the replica that acts, by its name and labels in order; none while nobody does."""
+    code = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8080/metrics').read().decode())"
+    for pod in replicas(node):
+        inside = ["kubectl", "-n", "zimage-system", "exec", pod["metadata"]["name"], "--", "python3", "-c", code]
+        lines = node.run(inside, check=False).stdout.splitlines()
+        series = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+        found = {ordered(name): float(value) for name, value in series}
+        if found.get("zimage_operator_leader") == 1:
+            return found
+    return {}
+
+
+def ordered(series: str) -> str:
+    """A series with its labels in alphabetical order."""
+    name, brace, rest = series.partition("{")
+    labels = ",".join(sorted(rest.rstrip("}").split(","))) if brace else ""
+    return f"{name}{{{labels}}}" if brace else name
+
+
+def test_at_rest_the_probes_write_nothing(walled: Node) -> None:
+    """They look every few seconds, and what they find is what they found."""
+    before, counted = version(walled), looks(walled)
+    scene.wait(lambda: looks(walled) >= counted + 2, "two looks", 60)
+    assert version(walled) == before
+
+
+def version(node: Node) -> str:
+    """Changes with every write to the resource."""
+    return str(node.get("zis", NAME, "-n", scene.NAMESPACE)["metadata"]["resourceVersion"])
+
+
+def looks(node: Node) -> float:
+    """How often the replica that acts has found the walls standing."""
+    return metrics(node).get('zimage_operator_probes_total{result="blocked"}', 0)
+
+
+def test_another_leader_writes_nothing_either(walled: Node) -> None:
+    """What the last process saw is not thrown away because the next one has not looked yet."""
+    before = version(walled)
+    holder = ["-n", "zimage-system", "get", "lease", "zimage-operator", "-o", "jsonpath={.spec.holderIdentity}"]
+    old = walled.kubectl(*holder)
+    walled.kubectl("-n", "zimage-system", "delete", "pod", old.rpartition("-")[0], "--wait=false")
+    scene.wait(lambda: walled.kubectl(*holder) not in ("", old), "another one leads", 60)
+    scene.wait(lambda: looks(walled) >= 2, "it has looked", 60)
+    assert version(walled) == before
+
+
+WIDE = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"name": "wide", "namespace": scene.NAMESPACE},
+    "spec": {"podSelector": {}, "ingress": [{}]},
+}
+# It stands before every NetworkPolicy, and the audit cannot know what other engines offer: the probe sees it.
+GLOBAL = {
+    "apiVersion": "crd.projectcalico.org/v1",
+    "kind": "GlobalNetworkPolicy",
+    "metadata": {"name": "hole"},
+    "spec": {
+        "order": 1,
+        "selector": "app.kubernetes.io/name == 'zimage'",
+        "types": ["Ingress"],
+        "ingress": [{"action": "Allow"}],
+    },
+}
+
+
+@pytest.mark.parametrize("hole", [WIDE, GLOBAL], ids=["a second policy", "a policy of Calico's own"])
+def test_a_hole_costs_the_route_and_mending_it_brings_it_back(walled: Node, hole: dict[str, Any]) -> None:
+    walled.apply(hole)
+    becomes(walled, "NetworkPolicyEnforced", "NotEnforced")
+    scene.wait(lambda: not routed(walled), "no route while strangers get in", 60)
+    assert "url" not in status(walled)
+    if hole is WIDE:
+        assert condition(walled, "ExposureAsDeclared")["reason"] == "OtherPolicyWidens"
+    where = ["-n", scene.NAMESPACE] if hole is WIDE else []
+    walled.kubectl(*where, "delete", hole["kind"].lower(), hole["metadata"]["name"])
+    becomes(walled, "NetworkPolicyEnforced", "Enforced")
+    scene.wait(lambda: routed(walled), "the route is back", 60)
+    becomes(walled, "ExposureAsDeclared", "AsDeclared")
+
+
+@contextmanager
+def cut(node: Node) -> Iterator[None]:
+    """Drop every packet between the operator's pods and the worker, before Calico sees it."""
+    sources = ", ".join(pod["status"]["podIP"] for pod in replicas(node))
+    rule = f"ip saddr {{ {sources} }} tcp dport {{ 7860, 9090 }} drop"
+    table = f"table ip cut {{ chain c {{ type filter hook prerouting priority -500; {rule}; }}; }}"
+    node.run(["nft", table])
+    try:
+        yield
+    finally:
+        node.run(["nft", "delete table ip cut"])
+
+
+def test_a_cut_network_is_never_taken_for_a_wall(walled: Node) -> None:
+    with cut(walled):
+        becomes(walled, "NetworkPolicyEnforced", "ProbeFailed")
+        # Missing evidence is no evidence against: who had a route keeps it.
+        assert routed(walled)
+    becomes(walled, "NetworkPolicyEnforced", "Enforced")
+
+
+def test_without_an_engine_nothing_is_called_enforced_and_no_route_comes(walled: Node) -> None:
+    with Node([images.operator_image(), images.worker_image()], policy="none") as bare:
+        edge.traefik_crds_up(bare)
+        bare.kubectl("apply", "--server-side", "-f", ROOT / "crds")
+        bare.apply(*scene.operator_documents(), CLASS, scene.namespace(scene.NAMESPACE))
+        bare.apply(scene.secret("studio-users", {"auth": scene.entry("alice", "a long enough one")}))
+        scene.certificates(bare)
+        # The same weights: making them again would only take time.
+        shutil.copytree(walled.directory / "model", bare.directory / "model")
+        scene.volume(bare)
+        bare.apply(resource())
+        # From the moment at which there is something to probe.
+        becomes(bare, "WorkloadReady", "Available", scene.PATIENCE_SECONDS)
+        becomes(bare, "NetworkPolicyEnforced", "NotEnforced", 60)
+        assert condition(bare, "IngressReady")["reason"] == "WaitingForEnforcement"
+        assert not routed(bare)

@@ -1,0 +1,102 @@
+"""The isolation probe against real sockets: both halves, and a network that is cut in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+
+import pytest
+
+from zimage_operator import verify
+from zimage_operator.observed import PodFacts
+from zimage_operator.verify import isolated, probe
+
+POD = PodFacts("a", "p", "u", "studio", "r", "127.0.0.1", "Running", True, False, "", "", "", "", None)
+UNREADY = PodFacts("a", "p", "u", "studio", "r", "127.0.0.1", "Running", False, False, "", "", "", "", None)
+
+
+@asynccontextmanager
+async def listening(count: int) -> AsyncIterator[list[int]]:
+    """`count` ports of loopback that take connections."""
+    servers = [await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0) for _ in range(count)]
+    yield [server.sockets[0].getsockname()[1] for server in servers]
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def ports(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Has the probe look at other ports than the worker's own."""
+    monkeypatch.setattr(verify, "CONFIRM_SECONDS", 0.01)
+
+    def use(http: int, management: int) -> None:
+        monkeypatch.setattr(verify, "HTTP_PORT", http)
+        monkeypatch.setattr(verify, "MANAGEMENT_PORT", management)
+
+    return use
+
+
+async def nobody() -> int:
+    """A port of loopback that nobody listens on."""
+    async with listening(1) as (port,):
+        pass
+    return port
+
+
+async def test_blocked_takes_both_halves(ports: Callable[[int, int], None]) -> None:
+    async with listening(2) as (http, management):
+        ports(await nobody(), management)
+        assert await isolated(POD) == "blocked"
+        ports(http, management)
+        assert await isolated(POD) == "open"
+        # The open port is what counts, whatever the other one does.
+        ports(http, await nobody())
+        assert await isolated(POD) == "open"
+    ports(await nobody(), await nobody())
+    assert await isolated(POD) == "unreachable"
+
+
+async def test_a_network_that_is_cut_in_between_is_no_wall(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([True, False, False])
+
+    async def connects(_: str, __: int) -> bool:
+        return next(answers)
+
+    monkeypatch.setattr(verify, "connects", connects)
+    assert await isolated(POD) == "unreachable"
+
+
+async def test_a_port_that_closes_while_it_is_confirmed_was_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine needs a moment after a change of policy."""
+    answers = iter([True, True, True, True, False, True])
+
+    async def connects(_: str, __: int) -> bool:
+        return next(answers)
+
+    monkeypatch.setattr(verify, "connects", connects)
+    monkeypatch.setattr(verify, "CONFIRM_SECONDS", 0)
+    assert await isolated(POD) == "blocked"
+
+
+async def test_a_pod_that_is_not_ready_is_not_tested(ports: Callable[[int, int], None]) -> None:
+    ports(await nobody(), await nobody())
+    report = await probe(UNREADY)
+    assert report.isolation == "untested"
+    assert report.posture is None
+    assert report.problem
+
+
+async def test_what_answers_on_the_management_port_need_not_be_a_worker(ports: Callable[[int, int], None]) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    with closing(server):
+        ports(await nobody(), server.sockets[0].getsockname()[1])
+        report = await probe(UNREADY)
+    assert report.posture is None
+    assert report.problem == "ValueError"
