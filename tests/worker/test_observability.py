@@ -159,7 +159,12 @@ def test_a_sane_id_is_kept_and_another_replaced(worker, port: str, given: list[s
 class Breaking:
     """A model that fails."""
 
-    def generate(self, _order, _seed, _stop) -> Made:
+    warmed = None
+
+    def weigh(self, _order) -> int:
+        return 1
+
+    def generate(self, _order, _seed, _stop, _told) -> Made:
         raise RuntimeError("broken on purpose")
 
     def memory(self) -> Memory:
@@ -174,7 +179,7 @@ async def test_the_engine_thread_s_lines_bear_the_request_s_id(tmp_path: Path) -
         def emit(self, record) -> None:
             written.append(logs.JsonLines().format(record))
 
-    handler, engine = Kept(), EngineThread(tmp_path, lambda _told: Breaking(), lambda: None)
+    handler, engine = Kept(), EngineThread(tmp_path, lambda _told: Breaking(), lambda: None, lambda _seconds: None)
     logs.logging.getLogger("zimage.engine").addHandler(handler)
     try:
         engine.start()
@@ -369,7 +374,7 @@ def test_the_reference_names_every_metric_and_no_other(worker) -> None:
 
 
 def test_every_own_metric_has_a_help_text_and_bounded_labels() -> None:
-    labels = {"outcome", "reason", "kind", "port", "awaited", "code", "version", "rung", "strategy"}
+    labels = {"outcome", "reason", "kind", "result", "port", "awaited", "code", "version", "rung", "strategy"}
     for metric in Metrics().registry.collect():
         assert metric.documentation
         for sample in metric.samples:

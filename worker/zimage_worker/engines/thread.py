@@ -164,11 +164,14 @@ class EngineThread:
         except (Stopped, WorkerError) as error:
             job.done.set_exception(error)
         except BaseException as error:
+            fatal = isinstance(error, EngineBroken) or not isinstance(error, Exception)
+            if not fatal:
+                # Before the answer, which names the log.
+                log.exception("a generation failed")
             # Whoever waits is told in any case, also before the process ends.
             job.done.set_exception(GenerationFailed("The model failed on this request; see the worker's log."))
-            if isinstance(error, EngineBroken) or not isinstance(error, Exception):
+            if fatal:
                 raise
-            log.exception("a generation failed")
         else:
             self.pace.learn(job.order, made.steps_seconds, made.decode_seconds)
             job.done.set_result(made)
