@@ -30,6 +30,9 @@ test: install ## Every tier of tests that this machine can run
 test-unit: install ## The tests that need no cluster, in seconds
 	@$(BIN)/pytest -q -m "not control_plane and not node and not gpu"
 
+test-worker: install ## Every test of the worker, without a cluster: real processes, clients, proxies, Prometheus, Chromium
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/worker tests/contract
+
 bench-operator: install ## The operator's figures on the real API server
 	@PYTHONPATH=tests $(BIN)/python tests/bench/bench_operator.py
 
@@ -70,4 +73,4 @@ control-plane-down: ## Ends what `make control-plane` started
 clean: ## Removes .venv and build leftovers (the cache outside the tree stays)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install demo test test-unit bench-operator bench-worker check generate bench-model bench-gpu lock cluster cluster-down control-plane control-plane-down clean
+.PHONY: help install demo test test-unit test-worker bench-operator bench-worker check generate bench-model bench-gpu lock cluster cluster-down control-plane control-plane-down clean

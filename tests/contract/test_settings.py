@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from support import smallest
+from support import ROOT, smallest
 from zimage_operator.children.configmap import settings as configured
 from zimage_operator.children.deployment import REVISION_VARIABLE
 from zimage_operator.spec import parse
@@ -46,3 +48,12 @@ def test_every_variable_that_is_set_is_read() -> None:
 def test_without_settings_the_worker_says_what_is_missing() -> None:
     with pytest.raises(SettingsWrong, match="ZIMAGE_MODEL_PATH"):
         read({})
+
+
+def test_the_reference_names_every_setting_of_the_worker_and_no_other() -> None:
+    page = (ROOT / "docs" / "reference" / "worker-settings.md").read_text()
+    rows = [row for row in page.splitlines() if row.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(ZIMAGE_[A-Z_]+)`", row.split("|")[1])}
+    sources = (ROOT / "worker" / "zimage_worker").glob("settings*.py")
+    read_by_name = {name for path in sources for name in re.findall(r'"(ZIMAGE_[A-Z_]+)"', path.read_text())}
+    assert named == read_by_name

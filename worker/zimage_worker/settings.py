@@ -1,6 +1,6 @@
 """The worker's settings: read once from the environment, then frozen.
 
-The names and defaults are a contract (docs: the operator's ConfigMap sets them).
+The names and defaults are a contract: docs/reference/worker-settings.md.
 """
 
 from __future__ import annotations
