@@ -110,8 +110,14 @@ class Worker:
             self.process.kill()
 
     def ready(self) -> Worker:
-        eventually(lambda: self.management.get("/health/ready").status_code == 200, START_SECONDS)
+        eventually(self.is_ready, START_SECONDS)
         return self
+
+    def is_ready(self) -> bool:
+        """Whether it serves; a process that has ended never will."""
+        assert self.process
+        assert self.process.poll() is None, f"exit code {self.process.returncode}\n{self.logs()[-4000:]}"
+        return self.management.get("/health/ready").status_code == 200
 
     def posture(self) -> dict[str, Any]:
         found: dict[str, Any] = self.management.get("/posture").json()

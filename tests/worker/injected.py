@@ -29,12 +29,12 @@ class Stalling(FakeEngine):
         return super().generate(order, seed, stop, told)
 
 
-def fake_loader(_chosen: Any, _metrics: Any) -> Callable[[Any], Any]:
+def fake_loader(*_: Any) -> Callable[[Any], Any]:
     return lambda _told: Stalling(step_seconds=0.001)
 
 
-def real_loader(chosen: Any, metrics: Any) -> Callable[[Any], Any]:
-    load = original(chosen, metrics)
+def real_loader(*parts: Any) -> Callable[[Any], Any]:
+    load = original(*parts)
 
     def loaded(told: Any) -> Any:
         import torch
