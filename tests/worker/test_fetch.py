@@ -680,6 +680,7 @@ def wait(what: Callable[[], object], seconds: float = 60) -> None:
 
 def test_serve_does_not_load_a_folder_that_is_not_whole(hub: HubServer, tmp_path: Path) -> None:
     from zimage_worker.__main__ import loader
+    from zimage_worker.metrics import Metrics
     from zimage_worker.settings import parse
     from zimage_worker.state import ModelFacts
 
@@ -693,7 +694,7 @@ def test_serve_does_not_load_a_folder_that_is_not_whole(hub: HubServer, tmp_path
     environ = {"ZIMAGE_AUTH_MODE": "None", "ZIMAGE_ALLOWED_HOSTS": "*", "ZIMAGE_MODEL_PATH": str(tmp_path / "model")}
     facts = ModelFacts()
     with pytest.raises(manifest.ManifestWrong, match="has 1000 bytes"):
-        loader(parse(environ), facts)(lambda _phase: None)
+        loader(parse(environ), facts, Metrics())(lambda _phase: None)
     assert facts.manifest_sha256 == ""
     (tmp_path / "model" / SHARD).unlink()
     with pytest.raises(manifest.ManifestWrong, match="missing"):
