@@ -49,8 +49,12 @@ CHILDREN = (
     child("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies"),
     child("ServiceAccount", "", "v1", "serviceaccounts"),
     child("ConfigMap", "", "v1", "configmaps"),
+    # Kubernetes 1.34 and newer.
+    child("ResourceClaimTemplate", "resource.k8s.io", "v1", "resourceclaimtemplates", optional=True),
     child("Deployment", "apps", "v1", "deployments"),
     child("Service", "", "v1", "services"),
+    child("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets"),
+    child("HorizontalPodAutoscaler", "autoscaling", "v2", "horizontalpodautoscalers"),
     child("TLSOption", "traefik.io", "v1alpha1", "tlsoptions", optional=True),
     child("Middleware", "traefik.io", "v1alpha1", "middlewares", optional=True),
     child("Ingress", "networking.k8s.io", "v1", "ingresses"),

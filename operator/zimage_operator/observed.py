@@ -40,6 +40,8 @@ class DeploymentFacts:
     available: int
     revision: str
     conditions: Mapping[str, Condition]
+    # What its spec asks for: an autoscaler's word, where there is one.
+    wanted: int = 1
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ class Observed:
     probing: bool = False
     # The operator's own namespace is admitted, so it cannot see what strangers see.
     blind: bool = False
+    # The template in force is that of a former operator.
+    outdated: bool = False
 
 
 def owner_uid(item: Raw) -> str:
@@ -148,6 +152,7 @@ def read_deployment(item: Raw) -> DeploymentFacts:
         available=status.get("availableReplicas", 0),
         revision=(template.get("annotations") or {}).get(REVISION_ANNOTATION, ""),
         conditions=read_conditions(status),
+        wanted=item["spec"].get("replicas", 1),
     )
 
 
@@ -274,6 +279,17 @@ def differences(wanted: Any, live: Any, path: tuple[str, ...] = ()) -> Iterator[
         yield path
 
 
+def at(live: Any, path: tuple[str, ...]) -> Any:
+    """Give what stands at a path of `differences`; None where nothing does."""
+    for part in path:
+        if isinstance(live, list):
+            found = [item for item in live if isinstance(item, Mapping) and item.get("name") == part]
+            live = found[0] if found else live[int(part)] if part.isdecimal() and int(part) < len(live) else None
+        else:
+            live = live.get(part) if isinstance(live, Mapping) else None
+    return live
+
+
 def is_named(items: list[Any]) -> bool:
     """Whether every item has a name that it can be found by."""
     return all(isinstance(item, dict) and "name" in item for item in items)
@@ -281,9 +297,9 @@ def is_named(items: list[Any]) -> bool:
 
 def same(wanted: Any, live: Any, path: tuple[str, ...]) -> bool:
     """Compare two leaves: the API server drops what is empty and rewrites quantities."""
-    if wanted == live or (wanted in ("", [], {}) and live is None):
+    if wanted == live or (wanted in ("", [], {}, False) and live is None):
         return True
-    if not {"resources", "sizeLimit"} & set(path) or not isinstance(wanted, str) or not isinstance(live, str):
+    if not {"resources", "sizeLimit", "averageValue"} & set(path) or not isinstance(wanted, str) or not isinstance(live, str):
         return False
     return quantity(wanted) == quantity(live)
 
@@ -308,3 +324,10 @@ def depth(path: tuple[str, ...], fields: Raw) -> int:
             return steps
         here = here[found]
     return len(path)
+
+
+def held_replicas(live: Raw) -> int | None:
+    """Give the count of a live Deployment where we are a manager of it; None where we are not."""
+    ours = (entry for entry in live["metadata"].get("managedFields") or () if entry.get("manager") == MANAGER)
+    held = any("f:replicas" in (entry.get("fieldsV1") or {}).get("f:spec", {}) for entry in ours)
+    return int(live["spec"].get("replicas", 1)) if held else None

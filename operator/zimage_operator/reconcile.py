@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from .children import children
+from .children.template import in_force
 from .cluster import Cluster
 from .edge import dialect
 from .errors import InvalidSpec, Refused
@@ -60,21 +61,23 @@ async def reconcile(
         return Outcome(stalled(body, error, previous, now))
     edge_class = cluster.ingress_class(service)
     edge = dialect(edge_class.controller if edge_class else None) if service.spec.ingress else None
-    desired = children(service, environment)
+    template = in_force(service, environment, await cluster.revision(service, previous))
+    desired = children(service, environment, template)
     protection = edge.helpers(service) if edge else []
     refused = await cluster.apply(service, [*desired, *protection])
 
     blind = environment.operator_namespace in service.spec.network.allowed_namespaces and all(
         OPERATOR_POD_LABELS.get(key) == value for key, value in service.spec.network.proxy_pod_labels.items()
     )
-    facts = {"probing": probing.enabled, "blind": blind}
+    facts = {"probing": probing.enabled, "blind": blind, "outdated": template.outdated}
     observed = cluster.observe(service, refused, probing.reports, **facts)
     # The route is last: applied only when everything that protects it stands, and taken away
     # only when that is known to have gone.
-    route = [edge.route(service)] if edge else []
+    suspended = service.spec.suspend
+    route = [edge.route(service)] if edge and not suspended else []
     if route and not withheld(service, observed, now):
         refused = await cluster.apply(service, route)
-    if edge or not service.spec.ingress:
+    if edge or suspended or not service.spec.ingress:
         kept = [] if unprotected(service, observed) else route
         await cluster.prune(service, keep=[*desired, *protection, *kept])
 
