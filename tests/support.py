@@ -24,6 +24,27 @@ CLASS = {
 }
 
 
+# A DRA driver on the fake node, as it would announce itself: one GPU.
+DRIVER = "gpu.example.com"
+DEVICE_CLASS = {
+    "apiVersion": "resource.k8s.io/v1",
+    "kind": "DeviceClass",
+    "metadata": {"name": DRIVER},
+    "spec": {"selectors": [{"cel": {"expression": f"device.driver == '{DRIVER}'"}}]},
+}
+DEVICES = {
+    "apiVersion": "resource.k8s.io/v1",
+    "kind": "ResourceSlice",
+    "metadata": {"name": "fake-0-gpus"},
+    "spec": {
+        "driver": DRIVER,
+        "nodeName": "fake-0",
+        "pool": {"name": "fake-0", "generation": 1, "resourceSliceCount": 1},
+        "devices": [{"name": "gpu-0"}],
+    },
+}
+
+
 def smallest(name: str = "studio", namespace: str = "default", **spec: Any) -> dict[str, Any]:
     """The smallest useful resource, with parts of its spec replaced (None: taken out)."""
     body: dict[str, Any] = {
@@ -114,3 +135,51 @@ def claim(cluster: ControlPlane, namespace: str, name: str = "z-image-turbo") ->
             "spec": {**shared, "resources": {"requests": size}, "volumeName": volume},
         },
     )
+
+
+def conditions(cluster: ControlPlane, namespace: str, name: str = "studio") -> dict[str, dict[str, Any]]:
+    """The conditions by type; every status that a test sees is held against the laws."""
+    body = cluster.get("zis", name, "-n", namespace)
+    found = {item["type"]: item for item in body["status"].get("conditions", [])}
+    if found:
+        assert_lawful(body, found)
+    return found
+
+
+def assert_lawful(body: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:
+    ready = found["Ready"]
+    assert body["status"]["observedGeneration"] <= body["metadata"]["generation"]
+    assert all(
+        item["reason"] and item["observedGeneration"] <= body["metadata"]["generation"] for item in found.values()
+    )
+    assert "Stalled" not in found or ready["status"] != "True"
+    assert "Reconciling" not in found or ready["status"] != "True"
+    if ready["status"] == "True":
+        gates = ("NetworkPolicyReady", "WorkloadReady", "IngressReady")
+        assert all(found[gate]["status"] == "True" for gate in gates if gate in found)
+
+
+def reason(cluster: ControlPlane, namespace: str, type_: str = "Ready", name: str = "studio") -> str:
+    return str(conditions(cluster, namespace, name).get(type_, {}).get("reason", ""))
+
+
+def wait_for(cluster: ControlPlane, namespace: str, wanted: str, type_: str = "Ready", name: str = "studio") -> None:
+    try:
+        eventually(lambda: reason(cluster, namespace, type_, name) == wanted, f"{type_} {wanted} in {namespace}")
+    except AssertionError as error:
+        seen = [
+            f"{item['type']} {item['reason']}: {item['message']}"
+            for item in conditions(cluster, namespace, name).values()
+        ]
+        pods = cluster.kubectl("get", "pods", "-A", "-o", "wide")
+        node = (cluster.kubeconfig.parent / "fakenode.log").read_text()[-2000:]
+        raise AssertionError("\n".join([str(error), *seen, pods, node])) from error
+
+
+def serve(cluster: ControlPlane, namespace: str, **spec: Any) -> None:
+    cluster.apply(smallest(namespace=namespace, **spec))
+    wait_for(cluster, namespace, "Ready")
+
+
+def exists(cluster: ControlPlane, namespace: str, kind: str, name: str = "studio") -> bool:
+    return bool(cluster.kubectl("-n", namespace, "get", kind, name, "--ignore-not-found", "-o", "name").strip())

@@ -13,13 +13,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import metrics
-from .api import MERGE_APPLY, Api, Denied
+from .api import JSON_PATCH, MERGE_APPLY, Api, Denied
 from .cache import Cache, Key, Seen
 from .errors import Altered, ClaimsMissing, Conflict, KindMissing, NamespaceTerminating, NotOwned, Refused, Rejected
 from .kinds import BY_NAME, CHILDREN, SERVICES
 from .manifest import Manifest, Ref, ref, stamped
 from .names import API_VERSION, HANDOVER_MANAGER, HASH_ANNOTATION, KIND, MANAGER, STATUS_MANAGER
-from .observed import ClassFacts, DeploymentFacts, Drift, Observed, Report, at, drift, held_replicas, owner_uid, read
+from .observed import (
+    ClassFacts,
+    DeploymentFacts,
+    Drift,
+    Observed,
+    Report,
+    at,
+    drift,
+    held_replicas,
+    owner_uid,
+    read,
+    reclaimed,
+)
 from .spec import ZImageService
 from .status import PROTECTION_KINDS
 
@@ -87,9 +99,10 @@ class Cluster:
             seen = await self.find(service, target)
         if seen and self.stands(target, item, seen):
             self.cache.applied[target] = stamp(item)
-            return self.guard(target)
+            return
         if known == stamp(item) and not self.turn(service, target):
-            return None
+            self.guard(target)
+            return
         before = None if seen is None else seen.body
         if seen:
             await self.hand_over(service, target, seen.uid)
@@ -100,13 +113,15 @@ class Cluster:
         if known == stamp(item):
             self.report(service, target, drift(item, before) if before else [], deleted=seen is None)
         self.cache.applied[target] = stamp(item)
-        return self.guard(target)
+        self.guard(target)
 
     def stands(self, target: Ref, item: Manifest, seen: Seen) -> bool:
         """Whether the live object carries this very intent and still looks like it."""
         if seen.stamp != stamp(item):
             return False
         conceded = self.conceded.get(target, {})
+        if conceded and target.kind in PROTECTION_KINDS:
+            return False  # tried again until it is taken as it is
         body = seen.body
         if body is not None and any(
             found.path not in conceded or at(body, found.path) != conceded[found.path] for found in drift(item, body)
@@ -200,7 +215,29 @@ class Cluster:
         body = {**item, "metadata": {**item["metadata"], "uid": uid}} if uid else item
         query = {"fieldManager": MANAGER, "force": "true"}
         path = BY_NAME[target.kind].path(target.namespace, target.name)
-        return await self.asked("PATCH", path, target, query=query, body=body, content_type=MERGE_APPLY)
+        more: dict[str, Any] = {"query": query, "body": body, "content_type": MERGE_APPLY}
+        try:
+            return await self.asked("PATCH", path, target, **more)
+        except Rejected as error:
+            # What others left in our object may be what makes it invalid: a volume renamed by hand
+            # stays beside ours, at the same mount path.
+            if error.code != 422 or not uid or not await self.reclaim(target, path):
+                raise
+        return await self.asked("PATCH", path, target, **more)
+
+    async def reclaim(self, target: Ref, path: str) -> bool:
+        """Become the manager of what others hold of an object of ours: the next apply takes it out."""
+        live = await self.asked("GET", path, target)
+        held = reclaimed(live)
+        if held is None:
+            return False
+        body = [
+            {"op": "test", "path": "/metadata/resourceVersion", "value": live["metadata"]["resourceVersion"]},
+            {"op": "replace", "path": "/metadata/managedFields", "value": held},
+        ]
+        log.warning("%s %s/%s: what others added makes it invalid", target.kind, target.namespace, target.name)
+        await self.asked("PATCH", path, target, query={"fieldManager": MANAGER}, body=body, content_type=JSON_PATCH)
+        return True
 
     def report(self, service: ZImageService, target: Ref, found: list[Drift], *, deleted: bool) -> None:
         """Tell of a hand edit: the same intent had been in place before."""
@@ -343,4 +380,4 @@ def translate(error: Denied, target: Ref) -> Exception:
         return NamespaceTerminating(target.namespace)
     if "uid" in str(error) and error.code in (409, 422):
         return Conflict(str(error))
-    return Rejected(target.kind, target.name, f"{target.kind} {target.name} was refused: {error}")
+    return Rejected(target.kind, target.name, f"{target.kind} {target.name} was refused: {error}", error.code)

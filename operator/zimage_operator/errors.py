@@ -42,7 +42,11 @@ class NotOwned(Refused):
 
 
 class Rejected(Refused):
-    """The API server answered 4xx: schema, quota, admission or missing rights."""
+    """The API server answered 4xx, `code`: schema, quota, admission or missing rights."""
+
+    def __init__(self, kind: str, name: str, message: str, code: int) -> None:
+        super().__init__(kind, name, message)
+        self.code = code
 
 
 class Altered(Refused):

@@ -299,7 +299,11 @@ def same(wanted: Any, live: Any, path: tuple[str, ...]) -> bool:
     """Compare two leaves: the API server drops what is empty and rewrites quantities."""
     if wanted == live or (wanted in ("", [], {}, False) and live is None):
         return True
-    if not {"resources", "sizeLimit", "averageValue"} & set(path) or not isinstance(wanted, str) or not isinstance(live, str):
+    if (
+        not {"resources", "sizeLimit", "averageValue"} & set(path)
+        or not isinstance(wanted, str)
+        or not isinstance(live, str)
+    ):
         return False
     return quantity(wanted) == quantity(live)
 
@@ -331,3 +335,33 @@ def held_replicas(live: Raw) -> int | None:
     ours = (entry for entry in live["metadata"].get("managedFields") or () if entry.get("manager") == MANAGER)
     held = any("f:replicas" in (entry.get("fieldsV1") or {}).get("f:spec", {}) for entry in ours)
     return int(live["spec"].get("replicas", 1)) if held else None
+
+
+def reclaimed(live: Raw) -> list[Manifest] | None:
+    """Give an object's managedFields with us as manager of what others hold outside of its metadata.
+
+    None where nobody else does, or we do not. Statuses are left out, and replicas: whoever was
+    given those keeps them.
+    """
+    managed = live["metadata"].get("managedFields") or ()
+    ours = next((one for one in managed if one.get("manager") == MANAGER and one.get("operation") == "Apply"), None)
+    others = [one for one in managed if one is not ours and not one.get("subresource")]
+    taken = [{key: value for key, value in one["fieldsV1"].items() if key != "f:metadata"} for one in others]
+    if ours is None or not any(taken):
+        return None
+    fields = ours["fieldsV1"]
+    for more in taken:
+        fields = united(fields, {**more, "f:spec": without_replicas(more.get("f:spec", {}))})
+    left = [{**one, "fieldsV1": {"f:metadata": one["fieldsV1"].get("f:metadata", {})}} for one in others]
+    rest = [one for one in managed if one is not ours and one.get("subresource")]
+    return [{**ours, "fieldsV1": fields}, *left, *rest]
+
+
+def without_replicas(fields: Raw) -> Manifest:
+    return {key: value for key, value in fields.items() if key != "f:replicas"}
+
+
+def united(one: Raw, other: Raw) -> Manifest:
+    """Give the union of two sets of fields (fieldsV1)."""
+    both = {key: united(one[key], other[key]) for key in one.keys() & other.keys()}
+    return {**one, **other, **both}

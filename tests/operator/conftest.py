@@ -9,6 +9,7 @@ import yaml
 
 from cluster import binaries
 from cluster.control_plane import ControlPlane
+from recorder import Recorder
 from support import CLASS, ROOT, Operator, claim, eventually
 
 
@@ -24,7 +25,15 @@ def installed(control_plane: ControlPlane) -> ControlPlane:
 
 
 @pytest.fixture(scope="session")
-def operator(installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+def statuses(installed: ControlPlane) -> Recorder:
+    """Every version of every resource since the operator began: test_whole_run.py judges them all."""
+    return Recorder(installed, "/apis/zimage.dev/v1alpha1/zimageservices")
+
+
+@pytest.fixture(scope="session")
+def operator(
+    installed: ControlPlane, statuses: Recorder, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Operator]:
     """The running operator. Probes are off outside a cluster, and every status says so."""
     process = Operator(installed, tmp_path_factory.mktemp("operator"))
     process.start()
