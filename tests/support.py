@@ -102,6 +102,21 @@ class Operator:
         self.process.terminate()
         return self.process.wait(30)
 
+    def leads(self) -> int:
+        """How often a process of it has taken the lead so far; before that SIGTERM finds nobody to answer it."""
+        return self.log.read_text().count("leading as")
+
+    def stop_in_order(self) -> None:
+        """Stop it once it leads, and see that it ends well."""
+        eventually(self.leads, "it leads")
+        assert self.stop() == 0
+
+    def start_and_lead(self, **settings: str) -> None:
+        """Start it and wait until it acts."""
+        before = self.leads()
+        self.start(**settings)
+        eventually(lambda: self.leads() > before, "it leads again")
+
     def requests(self) -> list[dict[str, Any]]:
         """What this ServiceAccount asked of the API server, from the audit log."""
         user = "system:serviceaccount:zimage-system:zimage-operator"

@@ -7,7 +7,6 @@ tests/operator/upgrade/VERSION/CASE holds what the operator VERSION made of a re
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ import pytest
 import yaml
 
 from cluster.control_plane import ControlPlane
-from support import Operator, conditions, eventually, reason, wait_for
+from support import Operator, claim, conditions, eventually, exists, reason, wait_for
 from zimage_operator.children.template import in_force, newest
 from zimage_operator.manifest import Environment, Manifest, stamped
 from zimage_operator.names import MANAGER, REVISION_ANNOTATION
+from zimage_operator.observed import at
 from zimage_operator.spec import parse
 
 FROZEN = Path(__file__).parent / "upgrade"
@@ -84,26 +84,34 @@ def test_more_workers_restart_none() -> None:
 # --- the same with a running operator -------------------------------------------------------
 
 
+PLACE, CASE = "team-a", "0.1.0/no-gpu"
+
+
 @pytest.fixture
-def upgraded(operator: Operator, namespace: str) -> Iterator[dict[str, Any]]:
-    """The children of the former operator, with running workers; then the new operator starts."""
+def upgraded(operator: Operator) -> Iterator[dict[str, int]]:
+    """The children of the former operator with a running worker; then the new operator starts.
+
+    In the namespace of the frozen files: its name is part of what the worker was started with.
+    """
     cluster = operator.cluster
-    assert operator.stop() == 0
+    operator.stop_in_order()
     remember(cluster, FORMER)
-    body = resource("0.1.0/no-gpu")
-    body["metadata"] = {"name": body["metadata"]["name"], "namespace": namespace}
-    body["spec"]["model"] = {"persistentVolumeClaim": {"claimName": "z-image-turbo"}}
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": PLACE}})
+    claim(cluster, PLACE)
+    body = resource(CASE)
+    body["metadata"] = {"name": "studio", "namespace": PLACE}
     cluster.apply(body)
-    live = cluster.get("zis", body["metadata"]["name"], "-n", namespace)
-    for item in children("0.1.0/no-gpu"):
-        send_as_before(cluster, item, live)
-    name = body["metadata"]["name"]
-    eventually(lambda: len(ready(cluster, namespace)) == 1, "the former worker serves")
-    operator.start(ZIMAGE_OPERATOR_WORKER_IMAGE=PRESENT)
-    yield {"name": name, "namespace": namespace, "pods": ready(cluster, namespace)}
-    operator.stop()
+    owner = cluster.get("zis", "studio", "-n", PLACE)["metadata"]["uid"]
+    for item in children(CASE):
+        send_as_before(cluster, item, owner)
+    eventually(lambda: len(ready(cluster)) == 1, "the former worker serves")
+    operator.start_and_lead(ZIMAGE_OPERATOR_WORKER_IMAGE=PRESENT)
+    yield ready(cluster)
+    cluster.kubectl("-n", PLACE, "delete", "zis", "studio")
+    eventually(lambda: not exists(cluster, PLACE, "deploy"), "everything is gone")
+    operator.stop_in_order()
     # Other tests count on the released image.
-    operator.start()
+    operator.start_and_lead()
 
 
 def remember(cluster: ControlPlane, image: str) -> None:
@@ -114,18 +122,16 @@ def remember(cluster: ControlPlane, image: str) -> None:
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=json.dumps(item))
 
 
-def send_as_before(cluster: ControlPlane, item: Manifest, live: dict[str, Any]) -> None:
+def send_as_before(cluster: ControlPlane, item: Manifest, owner: str) -> None:
     """Apply a frozen child as the former operator did: its manager, its digest, the real owner."""
-    place, text = live["metadata"]["namespace"], json.dumps(item)
-    item = json.loads(text.replace('"team-a"', json.dumps(place)).replace("team-a-", f"{place}-"))
-    item["metadata"]["ownerReferences"][0]["uid"] = live["metadata"]["uid"]
+    item["metadata"]["ownerReferences"][0]["uid"] = owner
     command = ("apply", "--server-side", f"--field-manager={MANAGER}", "-f", "-")
     cluster.kubectl(*command, input=json.dumps(stamped(item)))
 
 
-def ready(cluster: ControlPlane, namespace: str) -> dict[str, int]:
+def ready(cluster: ControlPlane) -> dict[str, int]:
     """The worker pods that serve, by uid, with their restarts."""
-    found = cluster.get("pods", "-n", namespace)["items"]
+    found = cluster.get("pods", "-n", PLACE)["items"]
     states = [(pod, {item["type"]: item["status"] for item in pod["status"].get("conditions", [])}) for pod in found]
     return {
         pod["metadata"]["uid"]: pod["status"]["containerStatuses"][0]["restartCount"]
@@ -135,49 +141,44 @@ def ready(cluster: ControlPlane, namespace: str) -> dict[str, int]:
 
 
 @pytest.mark.control_plane
-def test_an_upgrade_restarts_no_worker_until_the_spec_changes(operator: Operator, upgraded: dict[str, Any]) -> None:
-    cluster, namespace, name = operator.cluster, upgraded["namespace"], upgraded["name"]
-    wait_for(cluster, namespace, "Ready", name=name)
-    wait_for(cluster, namespace, "OperatorUpgraded", "TemplateUpdateAvailable", name=name)
-    former = cluster.get("deploy", name, "-n", namespace)
-    assert former["spec"]["template"]["spec"]["containers"][0]["image"] == FORMER
+def test_an_upgrade_restarts_no_worker_until_the_spec_changes(operator: Operator, upgraded: dict[str, int]) -> None:
+    cluster = operator.cluster
+    wait_for(cluster, PLACE, "OperatorUpgraded", "TemplateUpdateAvailable")
+    wait_for(cluster, PLACE, "Ready")
     # A hand edit is put back, to the template that is in force.
     patch = '[{"op": "replace", "path": "/spec/strategy", "value": {"type": "RollingUpdate"}}]'
-    cluster.kubectl("-n", namespace, "patch", "deploy", name, "--type=json", "-p", patch)
-    eventually(
-        lambda: cluster.get("deploy", name, "-n", namespace)["spec"]["strategy"]["type"] == "Recreate", "put back"
-    )
+    cluster.kubectl("-n", PLACE, "patch", "deploy", "studio", "--type=json", "-p", patch)
+    strategy = ("spec", "strategy", "type")
+    eventually(lambda: at(cluster.get("deploy", "studio", "-n", PLACE), strategy) == "Recreate", "put back")
     # Another start of the new one, and a change that concerns no running worker: still the same pod.
-    assert operator.stop() == 0
-    operator.start(ZIMAGE_OPERATOR_WORKER_IMAGE=PRESENT)
-    scale(cluster, namespace, name, {"replicas": 2})
-    eventually(lambda: len(ready(cluster, namespace)) == 2, "a second worker, of the former template")
-    assert upgraded["pods"].items() <= ready(cluster, namespace).items()
-    assert reason(cluster, namespace, "TemplateUpdateAvailable", name) == "OperatorUpgraded"
+    operator.stop_in_order()
+    operator.start_and_lead(ZIMAGE_OPERATOR_WORKER_IMAGE=PRESENT)
+    change(cluster, {"replicas": 2})
+    eventually(lambda: len(ready(cluster)) == 2, "a second worker, of the former template")
+    assert upgraded.items() <= ready(cluster).items()
+    assert image(cluster) == FORMER
+    assert reason(cluster, PLACE, "TemplateUpdateAvailable") == "OperatorUpgraded"
 
-    scale(cluster, namespace, name, {"generation": {"maxSteps": 7}})
-    eventually(lambda: image(cluster, namespace, name) == PRESENT, "the change brings the new template")
-    wait_for(cluster, namespace, "Ready", name=name)
-    eventually(lambda: "TemplateUpdateAvailable" not in conditions(cluster, namespace, name), "nothing waits any more")
+    change(cluster, {"generation": {"maxSteps": 7}})
+    eventually(lambda: image(cluster) == PRESENT, "the change brings the new template")
+    wait_for(cluster, PLACE, "Ready")
+    eventually(lambda: "TemplateUpdateAvailable" not in conditions(cluster, PLACE), "nothing waits any more")
 
-
-@pytest.mark.control_plane
-def test_a_forged_revision_brings_nothing_but_a_template_of_ours(operator: Operator, upgraded: dict[str, Any]) -> None:
-    """Whoever may edit the Deployment writes another image and any digest: it is put back."""
-    cluster, namespace, name = operator.cluster, upgraded["namespace"], upgraded["name"]
-    wait_for(cluster, namespace, "Ready", name=name)
+    # Whoever may edit the Deployment writes another image and the digest of a former template: it is put back.
     container = {"name": "worker", "image": "mallory:1"}
-    template = {"metadata": {"annotations": {REVISION_ANNOTATION: "f" * 24}}, "spec": {"containers": [container]}}
+    annotations = {REVISION_ANNOTATION: revision(of_kind(children(CASE), "Deployment"))}
+    template = {"metadata": {"annotations": annotations}, "spec": {"containers": [container]}}
     patch = json.dumps({"spec": {"template": template}})
-    cluster.kubectl("-n", namespace, "patch", "deploy", name, "--type=strategic", "-p", patch)
-    eventually(lambda: image(cluster, namespace, name) == PRESENT, "the operator's own template again")
-    time.sleep(1)
-    assert image(cluster, namespace, name) == PRESENT
+    cluster.kubectl("-n", PLACE, "patch", "deploy", "studio", "--type=strategic", "-p", patch)
+    eventually(lambda: image(cluster) == PRESENT, "the operator's own template again")
+    wait_for(cluster, PLACE, "Ready")
+    assert image(cluster) == PRESENT
 
 
-def image(cluster: ControlPlane, namespace: str, name: str) -> str:
-    return str(cluster.get("deploy", name, "-n", namespace)["spec"]["template"]["spec"]["containers"][0]["image"])
+def image(cluster: ControlPlane) -> str:
+    path = ("spec", "template", "spec", "containers", "worker", "image")
+    return str(at(cluster.get("deploy", "studio", "-n", PLACE), path))
 
 
-def scale(cluster: ControlPlane, namespace: str, name: str, spec: dict[str, Any]) -> None:
-    cluster.kubectl("-n", namespace, "patch", "zis", name, "--type=merge", "-p", json.dumps({"spec": spec}))
+def change(cluster: ControlPlane, spec: dict[str, Any]) -> None:
+    cluster.kubectl("-n", PLACE, "patch", "zis", "studio", "--type=merge", "-p", json.dumps({"spec": spec}))
