@@ -48,7 +48,7 @@ def test_two_changes_in_a_row_on_one_gpu_end_in_one_worker_of_the_last(stage: sc
     for steps in (40, 41):
         patch = json.dumps({"spec": {"generation": {"maxSteps": steps}}})
         stage.node.kubectl("-n", scene.NAMESPACE, "patch", "zis", "studio", "--type=merge", "-p", patch)
-        scene.wait(lambda: stage.revision() not in ("", before), "the new template is applied")
+        scene.wait(lambda old=before: stage.revision() not in ("", old), "the new template is applied")
         before = stage.revision()
     scene.wait(lambda: one_worker_of(stage, before), "one worker of the last template serves")
     settings = stage.node.get("cm", "studio", "-n", scene.NAMESPACE)["data"]
