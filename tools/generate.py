@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
 """Write everything that is made from the code, or with --check say what is out of date.
 
-generate.py [--check]
+generate.py [--check | --freeze VERSION]
+
+--freeze: at a release, keep what this operator makes of the golden resources as tests/operator/upgrade/VERSION,
+for its successors to be held against (test_upgrade.py).
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -46,8 +50,22 @@ def copied(source: Path) -> str:
     return head + source.read_text()
 
 
+# Their templates differ from each other in what an upgrade may get wrong.
+FROZEN_CASES = ("smallest", "scheduling", "image-source", "no-gpu")
+
+
+def freeze(version: str) -> None:
+    """Copy some golden cases as they are now."""
+    golden, target = ROOT / "tests" / "operator" / "golden", ROOT / "tests" / "operator" / "upgrade" / version
+    for case in FROZEN_CASES:
+        shutil.copytree(golden / case, target / case)
+
+
 def main() -> int:
     """Write or compare; exit code 1 where --check finds a difference."""
+    if "--freeze" in sys.argv:
+        freeze(sys.argv[-1])
+        return 0
     stale = [path for path, text in outputs().items() if not path.exists() or path.read_text() != text]
     if "--check" in sys.argv:
         for path in stale:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from .cluster import Cluster
 from .errors import ClusterUnavailable, Conflict, NamespaceTerminating, OperatorError
 from .events import Recorder
 from .health import Health
+from .history import remember
 from .kinds import WATCHED, Kind
 from .leader import Leader
 from .logs import about, named
@@ -46,11 +48,16 @@ class Controller:
         self.api, self.settings = api, settings
         self.cache, self.queue = Cache(), WorkQueue()
         self.recorder = Recorder(api, identity)
-        self.cluster = Cluster(api, self.cache, self.recorder.repaired)
+        self.cluster = Cluster(api, self.cache, self.recorder.repaired, self.queue.add_after)
         self.verifier = Verifier(self.cache, settings.probe_interval_seconds, settings.edge, self.queue.add)
         self.health = Health(self.verifier.problems)
         self.leader = Leader(api, settings.namespace, identity)
-        self.environment = Environment(settings.worker_image, settings.namespace, settings.allowed_image_prefixes)
+        self.environment = Environment(
+            settings.worker_image,
+            settings.namespace,
+            settings.allowed_image_prefixes,
+            update_policy=settings.update_policy,
+        )
         self.synced = asyncio.Event()
         self.sweeps: dict[str, asyncio.Task[None]] = {}
         # Whose status this process has judged by what it has seen itself.
@@ -62,6 +69,7 @@ class Controller:
             await self.sync()
             if self.settings.leader_election:
                 await self.leader.acquire()
+            await self.recall()
             async with asyncio.TaskGroup() as group:
                 for _ in range(WORKERS):
                     group.create_task(self.work())
@@ -115,6 +123,18 @@ class Controller:
                     await asyncio.sleep(SYNC_RETRY_SECONDS)
         self.synced.set()
         log.info("in sync: %d services", len(self.cache.services))
+
+    async def recall(self) -> None:
+        """Learn which images ran before, before any worker runs: without it an upgrade restarts every GPU pod."""
+        image, namespace = self.settings.worker_image, self.settings.namespace
+        while True:
+            try:
+                former = await remember(self.api, namespace, image)
+                break
+            except (OperatorError, Denied) as error:
+                log.error("cannot read which worker images ran before: %s", error)
+                await asyncio.sleep(SYNC_RETRY_SECONDS)
+        self.environment = replace(self.environment, former_worker_images=former)
 
     async def relist(self, kind: Kind) -> None:
         """List one kind in full, take it in, and forget what is no longer there."""
@@ -243,7 +263,7 @@ class Controller:
         self.verifier.forget(key)
         self.judged.discard(key)
         for target in [target for target, _ in self.cache.of(key)]:
-            self.cache.applied.pop(target, None)
+            self.cluster.forget(target)
         forget(key)
 
 

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 # The API server's limit for a note is 1 KiB.
 NOTE_LENGTH = 1000
+# More would push the name of who did it out of the note.
+NAMED_FIELDS = 8
 # Two that fight over a field would otherwise fill the event log.
 QUIET_SECONDS = 600.0
 # One that opens and closes the same hole all the time; who does it once a minute is told each time.
@@ -85,7 +87,9 @@ def describe(repair: Repair) -> str:
     if repair.deleted:
         return f"{target} was deleted by somebody else and has been created again"
     who = " and ".join(repair.managers) or "an unknown field manager"
-    return f"{target}: {', '.join(repair.fields)} was changed by {who} and has been put back"
+    more = len(repair.fields) - NAMED_FIELDS
+    what = ", ".join(repair.fields[:NAMED_FIELDS]) + (f" and {more} more" if more > 0 else "")
+    return f"{target}: {what} was changed by {who} and has been put back"
 
 
 def event(head: Mapping[str, Any], level: str, reason: str, action: str, note: str, instance: str) -> dict[str, Any]:

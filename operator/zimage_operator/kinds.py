@@ -54,8 +54,12 @@ CHILDREN = (
     audited("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies"),
     child("ServiceAccount", "", "v1", "serviceaccounts"),
     child("ConfigMap", "", "v1", "configmaps"),
+    # Kubernetes 1.34 and newer.
+    child("ResourceClaimTemplate", "resource.k8s.io", "v1", "resourceclaimtemplates", optional=True),
     child("Deployment", "apps", "v1", "deployments"),
     audited("Service", "", "v1", "services"),
+    child("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets"),
+    child("HorizontalPodAutoscaler", "autoscaling", "v2", "horizontalpodautoscalers"),
     child("TLSOption", "traefik.io", "v1alpha1", "tlsoptions", optional=True),
     child("Middleware", "traefik.io", "v1alpha1", "middlewares", optional=True),
     audited("Ingress", "networking.k8s.io", "v1", "ingresses"),

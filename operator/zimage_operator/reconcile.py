@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from .children import children
+from .children.template import in_force
 from .cluster import Cluster
 from .edge import dialect
 from .errors import InvalidSpec, Refused
@@ -63,7 +64,8 @@ async def reconcile(
         return Outcome(stalled(body, error, previous, now))
     edge_class = cluster.ingress_class(service)
     edge = dialect(edge_class.controller if edge_class else None) if service.spec.ingress else None
-    desired = children(service, environment)
+    template = in_force(service, environment, await cluster.revision(service, previous))
+    desired = children(service, environment, template)
     protection = edge.helpers(service) if edge else []
     refused = await cluster.apply(service, [*desired, *protection])
 
@@ -75,14 +77,16 @@ async def reconcile(
         "blind": blind,
         "edge": probing.edges.get((service.namespace, service.name)),
         "exposure": audit(service, desired, cluster.surroundings(service)),
+        "outdated": template.outdated,
     }
     observed = cluster.observe(service, refused, probing.reports, **facts)
     # The route is last: applied only when everything that protects it stands, and taken away
     # only when that is known to have gone.
-    route = [edge.route(service)] if edge else []
+    suspended = service.spec.suspend
+    route = [edge.route(service)] if edge and not suspended else []
     if route and not withheld(service, observed, now):
         refused = await cluster.apply(service, route)
-    if edge or not service.spec.ingress:
+    if edge or suspended or not service.spec.ingress:
         kept = [] if unprotected(service, observed) else route
         await cluster.prune(service, keep=[*desired, *protection, *kept])
 

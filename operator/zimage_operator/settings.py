@@ -18,6 +18,7 @@ DEFAULT_NAMESPACE = "zimage-system"
 # Moves with the release; a digest is written in by the release job.
 RELEASED_WORKER = "ghcr.io/zimage-dev/zimage-worker:0.1.0"
 LEVELS = ("debug", "info", "warning", "error")
+POLICIES = ("OnSpecChange", "Auto")
 PROBE_SECONDS_IN_CLUSTER = 300
 
 
@@ -41,6 +42,8 @@ class Settings:
     watch_namespaces: tuple[str, ...]
     worker_image: str
     allowed_image_prefixes: tuple[str, ...]
+    # What becomes of running workers whose template a newer operator would build otherwise.
+    update_policy: str
     # Seconds between two looks at the same pod; 0: no probes at all.
     probe_interval_seconds: int
     # How the edge is reached to ask it as a stranger would; off by default.
@@ -86,6 +89,9 @@ def read(environment: Mapping[str, str]) -> Settings:
             "WORKER_IMAGE", RELEASED_WORKER, image, "write an image with a tag or, better, a digest"
         ),
         allowed_image_prefixes=reader.get("ALLOWED_IMAGE_PREFIXES", "", words, "write prefixes, with commas between"),
+        update_policy=reader.get(
+            "UPDATE_POLICY", "OnSpecChange", one_of(*POLICIES), f"write one of {', '.join(POLICIES)}"
+        ),
         probe_interval_seconds=reader.get(
             "PROBE_INTERVAL_SECONDS", interval, number(0, 86400), "write seconds, 0 to 86400"
         ),

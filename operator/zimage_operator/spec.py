@@ -93,11 +93,11 @@ class Part(BaseModel):
         return document
 
 
-def named(what: str, example: str) -> Matches:
-    """Build the check for a name of another object in the same namespace."""
+def named(what: str, example: str, place: str = "in this namespace") -> Matches:
+    """Build the check for a name of another object, in the same namespace or of the cluster."""
     return Matches(
         SUBDOMAIN,
-        f"write the name of a {what} in this namespace, such as {example}: lower-case letters, digits, '-' and '.'; "
+        f"write the name of a {what} {place}, such as {example}: lower-case letters, digits, '-' and '.'; "
         "no '/', no '..'",
     )
 
@@ -296,20 +296,47 @@ class Model(Part):
         return source
 
 
+# What a device plugin of the usual vendor offers.
+DEFAULT_DEVICE = "nvidia.com/gpu"
+
+
 class Gpu(Part):
     """The device that one worker owns alone."""
 
-    resource_name: Annotated[
-        str,
-        Field(max_length=253),
-        Matches(
-            rf"{SUBDOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?",
-            "write an extended resource such as nvidia.com/gpu or nvidia.com/mig-3g.40gb",
+    rules = (
+        Rule(
+            "!has(self.resourceName) || !has(self.deviceClassName)",
+            "write either gpu.resourceName (a device plugin) or gpu.deviceClassName (a DRA driver), not both",
+            lambda gpu: gpu.resource_name is None or gpu.device_class_name is None,
         ),
-    ] = Field("nvidia.com/gpu", description="The extended resource of the device plugin; MIG names too.")
+    )
+    resource_name: (
+        Annotated[
+            str,
+            Field(max_length=253),
+            Matches(
+                rf"{SUBDOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?",
+                "write an extended resource such as nvidia.com/gpu or nvidia.com/mig-3g.40gb",
+            ),
+        ]
+        | None
+    ) = Field(None, description=f"The extended resource of a device plugin, MIG names too; {DEFAULT_DEVICE} if unset.")
+    device_class_name: (
+        Annotated[str, Field(max_length=253), named("DeviceClass", "gpu.nvidia.com", "of this cluster")] | None
+    ) = Field(None, description="A DeviceClass of a DRA driver, in place of resourceName (Kubernetes 1.34 and newer).")
     count: Annotated[int, Field(ge=0, le=16)] = Field(
         1, description="Devices per worker; 0 means CPU, for development."
     )
+
+    @property
+    def claimed(self) -> bool:
+        """Whether the devices come from a DRA driver."""
+        return self.count > 0 and self.device_class_name is not None
+
+    @property
+    def extended_resource(self) -> str:
+        """The device plugin's resource; empty where the devices come from elsewhere, or there are none."""
+        return "" if self.claimed or not self.count else self.resource_name or DEFAULT_DEVICE
 
 
 # safetensors are memory-mapped and copied straight to the GPU: host memory stays at
@@ -363,11 +390,48 @@ class Resources(Part):
 class Toleration(Part):
     """A taint that the worker may run beside."""
 
-    key: Annotated[str, Field(max_length=316)] | None = None
+    # What the API server says of a pod, said at once: a Deployment would be refused much later.
+    rules = (
+        Rule(
+            "has(self.key) || self.operator == 'Exists'",
+            "a toleration without a key matches every taint: write operator: Exists, or a key",
+            lambda part: part.key is not None or part.operator == "Exists",
+        ),
+        Rule(
+            "self.operator != 'Exists' || !has(self.value)",
+            "operator Exists matches every value: remove value, or write operator: Equal",
+            lambda part: part.operator != "Exists" or part.value is None,
+        ),
+        Rule(
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            "tolerationSeconds means something with effect: NoExecute only",
+            lambda part: part.toleration_seconds is None or part.effect == "NoExecute",
+        ),
+    )
+    key: (
+        Annotated[
+            str, Field(max_length=317), Matches(LABEL_KEY, "write the key of a taint, such as example.org/gpu-only")
+        ]
+        | None
+    ) = None
     operator: Literal["Exists", "Equal"] = "Equal"
     value: LabelValue | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     toleration_seconds: Annotated[int, Field(ge=0, le=86400)] | None = None
+
+
+class TopologySpread(Part):
+    """One rule of how the workers are spread over the cluster."""
+
+    topology_key: Annotated[
+        str, Field(max_length=317), Matches(LABEL_KEY, "write a label of nodes, such as topology.kubernetes.io/zone")
+    ] = Field("kubernetes.io/hostname", description="The label of nodes that says where a place ends.")
+    max_skew: Annotated[int, Field(ge=1, le=1000)] = Field(
+        1, description="By how many workers one place may be ahead of another."
+    )
+    when_unsatisfiable: Literal["ScheduleAnyway", "DoNotSchedule"] = Field(
+        "ScheduleAnyway", description="DoNotSchedule: a worker that would break the rule waits."
+    )
 
 
 class Scheduling(Part):
@@ -382,8 +446,34 @@ class Scheduling(Part):
     )
     node_selector: Labels = Field({}, max_length=16, description="Labels that a node must have.")
     tolerations: tuple[Toleration, ...] = Field((), max_length=16)
-    priority_class_name: Annotated[str, Field(max_length=253), named("PriorityClass", "gpu-serving")] | None = None
-    runtime_class_name: Annotated[str, Field(max_length=253), named("RuntimeClass", "nvidia")] | None = None
+    priority_class_name: (
+        Annotated[str, Field(max_length=253), named("PriorityClass", "gpu-serving", "of this cluster")] | None
+    ) = None
+    runtime_class_name: (
+        Annotated[str, Field(max_length=253), named("RuntimeClass", "nvidia", "of this cluster")] | None
+    ) = None
+    topology_spread: tuple[TopologySpread, ...] = Field(
+        (TopologySpread(),), max_length=4, description="How workers are spread; by default over hosts, if it can be."
+    )
+
+
+class Autoscaling(Part):
+    """How many workers run, decided by a HorizontalPodAutoscaler from the length of their queues."""
+
+    rules = (
+        Rule(
+            "self.minReplicas <= self.maxReplicas",
+            "autoscaling.minReplicas is larger than autoscaling.maxReplicas: raise the maximum",
+            lambda part: part.min_replicas <= part.max_replicas,
+        ),
+    )
+    min_replicas: Annotated[int, Field(ge=1, le=1000)] = Field(
+        1, description="Fewest workers; none at all is spec.suspend."
+    )
+    max_replicas: Annotated[int, Field(ge=1, le=1000)] = Field(description="Most workers; each owns its GPU alone.")
+    target_queue_depth: Annotated[int, Field(ge=1, le=1000)] = Field(
+        4, description="Requests per worker, running and waiting, that are held to be right on average."
+    )
 
 
 class Rollout(Part):
@@ -575,10 +665,24 @@ class Spec(Part):
             "write spec.auth: who may use the service, such as auth.basic.secretName; "
             "an open service needs auth.mode: None and auth.waiverReason",
         ),
+        # Not `!has(self.replicas)`: the field has a default, which `kubectl scale` needs
+        # (docs/decisions/0210-replicas-and-autoscaling.md).
+        Rule(
+            "!has(self.autoscaling) || !has(self.replicas) || self.replicas == 1",
+            "autoscaling decides how many workers run: remove spec.replicas (or write 1, its default), "
+            "set autoscaling.minReplicas instead; to stop every worker write suspend: true",
+            lambda spec: spec.autoscaling is None or spec.replicas == 1,
+        ),
+    )
+    suspend: bool = Field(
+        False, description="True: no workers and no route; everything else stays, and comes back with false."
     )
     image: Image | None = Field(None, description="The worker's image; the operator's own default if unset.")
     model: Model | None = Field(None, description="Where the weights come from.")
     replicas: Annotated[int, Field(ge=0, le=1000)] = Field(1, description="Workers; each owns its GPU alone.")
+    autoscaling: Autoscaling | None = Field(
+        None, description="An autoscaler decides how many workers run; in place of replicas."
+    )
     gpu: Gpu = Field(Gpu())
     resources: Resources = Field(Resources())
     scheduling: Scheduling = Field(Scheduling())
@@ -587,6 +691,11 @@ class Spec(Part):
     network: Network = Field(Network())
     auth: Auth | None = Field(None, description="Who may use the service.")
     ingress: Ingress | None = Field(None, description="How the service is published; unset: inside the cluster only.")
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no worker is to run."""
+        return self.suspend or (self.autoscaling is None and self.replicas == 0)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,12 @@ IMAGE_REASONS = frozenset(
 )
 CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 # What stands before the workload in the order of application, and the workload itself.
-WORKLOAD_KINDS = frozenset({"ServiceAccount", "ConfigMap", "Deployment", "Service"})
+WORKLOAD_KINDS = frozenset(
+    {
+        *("ServiceAccount", "ConfigMap", "ResourceClaimTemplate", "Deployment", "Service"),
+        *("PodDisruptionBudget", "HorizontalPodAutoscaler"),
+    }
+)
 # What stands between strangers and the workers.
 PROTECTION_KINDS = frozenset({"NetworkPolicy", "TLSOption", "Middleware"})
 ROUTE_KINDS = frozenset({"TLSOption", "Middleware", "Ingress"})
@@ -134,7 +139,7 @@ def workload_ready(service: ZImageService, observed: Observed) -> Judgement:
     facts = observed.deployment
     if facts is None or facts.observed_generation < facts.generation:
         return unknown(kind, "Progressing", "the Deployment is being rolled out")
-    wanted = service.spec.replicas
+    wanted = facts.wanted if service.spec.autoscaling else service.spec.replicas
     if facts.replicas == facts.updated == facts.available == wanted:
         reason = "Available" if wanted else "ScaledToZero"
         return true(kind, reason, f"{wanted} of {wanted} workers take requests")
@@ -173,14 +178,38 @@ def pod_trouble(service: ZImageService, pod: PodFacts, observed: Observed) -> Pr
 def unscheduled(service: ZImageService, text: str) -> Problem:
     """Translate the scheduler's message. Its own words follow: they name the nodes' reasons."""
     gpu, source = service.spec.gpu, service.model.source
+    device = gpu.device_class_name if gpu.claimed else gpu.extended_resource
     if isinstance(source, ClaimSource) and f'persistentvolumeclaim "{source.claim_name}" not found' in text:
         advice = "create it, or correct spec.model.persistentVolumeClaim.claimName"
         return Problem("VolumeMissing", f"PersistentVolumeClaim {source.claim_name} does not exist: {advice}")
     if "unbound immediate PersistentVolumeClaims" in text:
         return Problem("VolumePending", f"the model's volume is not bound yet: {text}")
-    if gpu.count and f"Insufficient {gpu.resource_name}" in text:
-        return Problem("WaitingForGPU", f"no node has {gpu.count} free {gpu.resource_name}: {text}")
+    if gpu.claimed and "device class" in text and "does not exist" in text:
+        return Problem("DeviceClassMissing", f"DeviceClass {device} does not exist: see kubectl get deviceclasses")
+    if device and (f"Insufficient {device}" in text or (gpu.claimed and "cannot allocate all claims" in text)):
+        return Problem("WaitingForGPU", f"no node has {gpu.count} free {device}: {text}")
     return Problem("Unschedulable", f"no node can take the worker: {text}")
+
+
+def suspended(service: ZImageService, observed: Observed) -> Judgement:
+    """Whether nothing runs any more, and nothing is published."""
+    kind, facts = "Suspended", observed.deployment
+    refused = refusal(kind, observed, WORKLOAD_KINDS)
+    if refused:
+        return refused
+    published = Ref("Ingress", service.namespace, service.name) in observed.existing
+    if facts is None or facts.observed_generation < facts.generation or facts.replicas or observed.pods or published:
+        count = len(observed.pods)
+        return unknown(kind, "Stopping", f"{count} worker{'' if count == 1 else 's'} still to end")
+    return true(kind, "Suspended", "no worker runs and nothing is published: write suspend: false to go on")
+
+
+def template_update_available(service: ZImageService, observed: Observed) -> Judgement | None:
+    """Say that running workers keep the template of a former operator; absent where they do not."""
+    if not observed.outdated:
+        return None
+    advice = "the next change that restarts workers brings it, or suspend: true and back"
+    return true("TemplateUpdateAvailable", "OperatorUpgraded", f"this operator builds a newer template: {advice}")
 
 
 def auth_configured(service: ZImageService, observed: Observed) -> Judgement:
@@ -319,12 +348,19 @@ def ingress_ready(service: ZImageService, observed: Observed, dialect: str, now:
     return withheld(service, observed, now) or unknown(kind, "Applying", "the route is being applied")
 
 
+# What can be true or false without a single worker.
+STANDING = frozenset({"NetworkPolicyReady", "WorkloadReady", "Suspended"})
+
+
 def gates(service: ZImageService, judgements: list[Judgement]) -> list[Judgement]:
     """Give the conditions that Ready depends on, in the order in which a person should mend them."""
     harmless = {"NotProbed", "Waived"}
+    if service.spec.stopped:
+        # Where no worker is to run none can report, and nothing that only a worker shows is waited for.
+        judgements = [item for item in judgements if item.status != "Unknown" or item.type in STANDING]
     if service.spec.network.enforcement == "Required":
         harmless = {"Waived"}
-    optional = {"ExposureAsDeclared"}
+    optional = {"ExposureAsDeclared", "TemplateUpdateAvailable"}
     optional |= {"NetworkPolicyEnforced"} if service.spec.network.enforcement == "Report" else set()
     return [
         item
@@ -340,6 +376,8 @@ def ready(service: ZImageService, judgements: list[Judgement]) -> Judgement:
         found = next((item for item in gating if item.status == state), None)
         if found:
             return Judgement("Ready", state, found.reason, found.message)
+    if service.spec.suspend:
+        return true("Ready", "Suspended", "suspended as asked: nothing runs and nothing is published")
     where = f"https://{service.spec.ingress.host}/" if service.spec.ingress else "inside the cluster only"
     return true("Ready", "Ready", f"serving, {where}")
 
@@ -348,15 +386,20 @@ def status(
     service: ZImageService, observed: Observed, dialect: str, previous: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
     """Build the whole status of a service with a sound spec."""
-    parts = [
-        network_policy_ready(service, observed),
-        workload_ready(service, observed),
-        network_policy_enforced(service, observed),
-        exposure_as_declared(observed),
-        auth_configured(service, observed),
-        certificate_ready(service, observed, now),
-        ingress_ready(service, observed, dialect, now),
-    ]
+    parts: list[Judgement | None]
+    if service.spec.suspend:
+        parts = [suspended(service, observed), network_policy_ready(service, observed), exposure_as_declared(observed)]
+    else:
+        parts = [
+            network_policy_ready(service, observed),
+            workload_ready(service, observed),
+            network_policy_enforced(service, observed),
+            exposure_as_declared(observed),
+            auth_configured(service, observed),
+            certificate_ready(service, observed, now),
+            ingress_ready(service, observed, dialect, now),
+            template_update_available(service, observed),
+        ]
     judgements = [item for item in parts if item]
     total = ready(service, judgements)
     extra = []
@@ -370,6 +413,7 @@ def status(
         "observedGeneration": service.generation,
         "conditions": dated([total, *judgements, *extra], service.generation, previous, now),
         "auth": service.auth.mode,
+        "gpu": device(service),
         "replicas": facts.replicas if facts else 0,
         "readyReplicas": facts.ready if facts else 0,
         "selector": selector,
@@ -386,6 +430,14 @@ def status(
     looks = [observed.reports[pod.uid] for pod in current_pods(observed) if pod.ready and pod.uid in observed.reports]
     times = [look.at for look in looks if look.at and look.isolation != "untested"]
     return document | last_probe(document, times, previous)
+
+
+def device(service: ZImageService) -> str:
+    """Say what each worker owns, for `kubectl get`."""
+    gpu = service.spec.gpu
+    if not gpu.count:
+        return "none"
+    return f"{gpu.count} {gpu.device_class_name} (claim)" if gpu.claimed else f"{gpu.count} {gpu.extended_resource}"
 
 
 def address(service: ZImageService, observed: Observed) -> str:

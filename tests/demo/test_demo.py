@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,26 @@ def reason(stage: scene.Scene, kind: str, name: str = "studio") -> str:
 @pytest.mark.parametrize("line", proof.LINES)
 def test_line(stage: scene.Scene, line: str, tmp_path: Path) -> None:
     assert proof.LINES[line](stage, tmp_path / "image.png")
+
+
+def test_two_changes_in_a_row_on_one_gpu_end_in_one_worker_of_the_last(stage: scene.Scene) -> None:
+    """A new worker that waited for the old one's GPU would wait for ever: Recreate, on the real kubelet."""
+    before = stage.service()["status"]["templateRevision"]
+    for steps in (40, 41):
+        patch = json.dumps({"spec": {"generation": {"maxSteps": steps}}})
+        stage.node.kubectl("-n", scene.NAMESPACE, "patch", "zis", "studio", "--type=merge", "-p", patch)
+        scene.wait(lambda old=before: stage.revision() not in ("", old), "the new template is applied")
+        before = stage.revision()
+    scene.wait(lambda: one_worker_of(stage, before), "one worker of the last template serves")
+    settings = stage.node.get("cm", "studio", "-n", scene.NAMESPACE)["data"]
+    assert settings["ZIMAGE_MAX_STEPS"] == "41"
+
+
+def one_worker_of(stage: scene.Scene, revision: str) -> bool:
+    selector = stage.service()["status"]["selector"]
+    pods = stage.node.get("pods", "-n", scene.NAMESPACE, "-l", selector)["items"]
+    found = [pod["metadata"]["annotations"]["zimage.dev/template-revision"] for pod in pods]
+    return found == [revision] and stage.ready().get("status") == "True"
 
 
 def test_a_missing_secret_is_named_and_mended(stage: scene.Scene) -> None:

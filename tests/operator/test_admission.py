@@ -51,6 +51,29 @@ BAD = {
     ),
     "system priority": ({"scheduling": {"priorityClassName": "system-node-critical"}}, "those that begin with system-"),
     "replicas": ({"replicas": 1001}, "1000"),
+    "replicas beside autoscaling": (
+        {"replicas": 2, "autoscaling": {"maxReplicas": 3}},
+        "set autoscaling.minReplicas instead",
+    ),
+    "none beside autoscaling": ({"replicas": 0, "autoscaling": {"maxReplicas": 3}}, "write suspend: true"),
+    "autoscaling upside down": ({"autoscaling": {"minReplicas": 4, "maxReplicas": 3}}, "raise the maximum"),
+    "autoscaling to zero": ({"autoscaling": {"minReplicas": 0, "maxReplicas": 3}}, "greater than or equal to 1"),
+    "autoscaling without an end": ({"autoscaling": {}}, "maxReplicas"),
+    "plugin and driver": (
+        {"gpu": {"resourceName": "nvidia.com/gpu", "deviceClassName": "gpu.nvidia.com"}},
+        "either gpu.resourceName (a device plugin) or gpu.deviceClassName (a DRA driver)",
+    ),
+    "device class": ({"gpu": {"deviceClassName": "GPU"}}, "write the name of a DeviceClass of this cluster"),
+    "toleration of everything": ({"scheduling": {"tolerations": [{"effect": "NoSchedule"}]}}, "operator: Exists"),
+    "toleration with a value too many": (
+        {"scheduling": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}},
+        "remove value",
+    ),
+    "toleration for a time": (
+        {"scheduling": {"tolerations": [{"key": "a", "operator": "Exists", "tolerationSeconds": 3}]}},
+        "NoExecute only",
+    ),
+    "spread over no label": ({"scheduling": {"topologySpread": [{"topologyKey": "a b"}]}}, "write a label of nodes"),
     "quantity": ({"resources": {"requests": {"memory": "8 GB"}}}, "write a Kubernetes quantity"),
     "request above limit": ({"resources": {"requests": {"memory": "17Gi"}}}, "raise the limit"),
     "cidr": (ingress(allowedSourceRanges=["10.0.0.1/8"]), "write an address range"),
@@ -97,6 +120,12 @@ GOOD = {
     "ranges": ingress(allowedSourceRanges=["10.0.0.0/8", "2001:db8::/32"]),
     "no GPU": {"gpu": {"count": 0}},
     "MIG": {"gpu": {"resourceName": "nvidia.com/mig-3g.40gb"}},
+    "DRA": {"gpu": {"deviceClassName": "gpu.nvidia.com", "count": 2}},
+    "autoscaled": {"autoscaling": {"minReplicas": 2, "maxReplicas": 8, "targetQueueDepth": 2}},
+    "autoscaled, with the default of replicas": {"replicas": 1, "autoscaling": {"maxReplicas": 8}},
+    "suspended": {"suspend": True},
+    "spread": {"scheduling": {"topologySpread": [{"topologyKey": "topology.kubernetes.io/zone", "maxSkew": 2}]}},
+    "spread nowhere": {"scheduling": {"topologySpread": []}},
 }
 
 

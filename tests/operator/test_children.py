@@ -26,8 +26,9 @@ VARIANTS = sorted(path.parent.name for path in GOLDEN.glob("*/resource.yaml"))
 def build(variant: str) -> list[Manifest]:
     body = yaml.safe_load((GOLDEN / variant / "resource.yaml").read_text())
     service = parse(body, strict=True)
-    edge = [*traefik.helpers(service), traefik.route(service)] if service.spec.ingress else []
-    return [stamped(item) for item in [*children(service, ENVIRONMENT), *edge]]
+    helpers = traefik.helpers(service) if service.spec.ingress else []
+    route = [traefik.route(service)] if service.spec.ingress and not service.spec.suspend else []
+    return [stamped(item) for item in [*children(service, ENVIRONMENT), *helpers, *route]]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -128,3 +129,35 @@ def test_an_unknown_controller_has_no_dialect() -> None:
 def test_the_published_host_is_the_first_that_the_worker_answers_to() -> None:
     values = settings(parse(smallest(namespace="team-a")))
     assert values["ZIMAGE_ALLOWED_HOSTS"].split(",")[0] == "img.example.org"
+
+
+def test_an_autoscaler_is_never_contradicted() -> None:
+    assert "replicas" not in by_kind("autoscaled", "Deployment")["spec"]
+    target = by_kind("autoscaled", "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
+    assert target == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "studio"}
+
+
+def test_a_budget_never_holds_up_a_drain() -> None:
+    """minAvailable 1 over one replica would, for ever."""
+    spec = by_kind("smallest", "PodDisruptionBudget")["spec"]
+    assert spec["maxUnavailable"] == 1
+    assert "minAvailable" not in spec
+
+
+def test_devices_come_from_a_claim_or_from_a_plugin_never_from_both() -> None:
+    pod = by_kind("claims", "Deployment")["spec"]["template"]["spec"]
+    template = by_kind("claims", "ResourceClaimTemplate")
+    assert pod["resourceClaims"] == [{"name": "gpu", "resourceClaimTemplateName": template["metadata"]["name"]}]
+    assert "nvidia.com/gpu" not in pod["containers"][0]["resources"]["limits"]
+    assert "resourceClaims" not in by_kind("smallest", "Deployment")["spec"]["template"]["spec"]
+    # The template stands before the pods that name it.
+    kinds = [item["kind"] for item in build("claims")]
+    assert kinds.index("ResourceClaimTemplate") < kinds.index("Deployment")
+
+
+def test_suspended_means_no_worker_and_no_route_and_stopping_comes_first() -> None:
+    kinds = [item["kind"] for item in build("suspended")]
+    assert kinds[0] == "Deployment"
+    assert by_kind("suspended", "Deployment")["spec"]["replicas"] == 0
+    assert not {"Ingress", "HorizontalPodAutoscaler"} & set(kinds)
+    assert {"NetworkPolicy", "Service", "PodDisruptionBudget", "Middleware"} <= set(kinds)

@@ -17,9 +17,9 @@ HTPASSWD_FILE = f"{BASIC_MOUNT}/htpasswd"
 CERTIFICATE_FILE = f"{CERTIFICATE_MOUNT}/{CERTIFICATE_KEY}"
 
 
-def config_map(service: ZImageService) -> Manifest:
+def config_map(service: ZImageService, values: dict[str, str]) -> Manifest:
     """Build the ConfigMap that the worker's environment comes from. Nothing in it is secret."""
-    return manifest("v1", "ConfigMap", service, data=settings(service))
+    return manifest("v1", "ConfigMap", service, data=values)
 
 
 def settings(service: ZImageService) -> dict[str, str]:

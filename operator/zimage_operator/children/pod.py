@@ -16,7 +16,8 @@ from ..names import (
     WORKER_UID,
     selector_labels,
 )
-from ..spec import ClaimSource, ZImageService, amounts
+from ..spec import ClaimSource, TopologySpread, ZImageService, amounts
+from .claimtemplate import CLAIM, claim_template_name
 
 # After the worker's own drain: closing sockets and freeing the GPU. A guess with room.
 EXIT_SECONDS = 15
@@ -32,6 +33,11 @@ def pod(service: ZImageService, environment: Environment) -> Manifest:
         "automountServiceAccountToken": False,
         # Dozens of variables about other services would only tell an intruder where to go.
         "enableServiceLinks": False,
+        # The defaults, and sent all the same: what we do not send we would not put back, and
+        # a pod in the host's network is under no NetworkPolicy.
+        "hostNetwork": False,
+        "hostPID": False,
+        "hostIPC": False,
         "terminationGracePeriodSeconds": spec.rollout.drain_seconds + EXIT_SECONDS,
         "securityContext": {
             "runAsNonRoot": True,
@@ -45,9 +51,10 @@ def pod(service: ZImageService, environment: Environment) -> Manifest:
         "containers": [container(service, environment)],
         "volumes": volumes(service),
         "tolerations": tolerations(service),
-        "topologySpreadConstraints": [spread(service)],
     }
     optional = {
+        "topologySpreadConstraints": [spread(service, wanted) for wanted in spec.scheduling.topology_spread],
+        "resourceClaims": claims(service),
         "nodeSelector": spec.scheduling.node_selector,
         "priorityClassName": spec.scheduling.priority_class_name,
         "runtimeClassName": spec.scheduling.runtime_class_name,
@@ -98,24 +105,32 @@ def probe(path: str, *, period_seconds: int, failures: int) -> Manifest:
 def resources(service: ZImageService) -> Manifest:
     """Build requests and limits; an extended resource stands in both, with one value."""
     wanted, gpu = service.spec.resources, service.spec.gpu
-    device = {gpu.resource_name: str(gpu.count)} if gpu.count else {}
-    return {"requests": amounts(wanted.requests) | device, "limits": amounts(wanted.limits) | device}
+    device = {gpu.extended_resource: str(gpu.count)} if gpu.extended_resource else {}
+    built = {"requests": amounts(wanted.requests) | device, "limits": amounts(wanted.limits) | device}
+    return built | ({"claims": [{"name": CLAIM}]} if gpu.claimed else {})
+
+
+def claims(service: ZImageService) -> list[Manifest]:
+    """Build the claim that each pod makes for its devices, where they come from a DRA driver."""
+    if not service.spec.gpu.claimed:
+        return []
+    return [{"name": CLAIM, "resourceClaimTemplateName": claim_template_name(service)}]
 
 
 def tolerations(service: ZImageService) -> list[Manifest]:
-    """Build the tolerations: GPU nodes are tainted with the device's name, by convention."""
-    gpu = service.spec.gpu
-    device = [{"key": gpu.resource_name, "operator": "Exists", "effect": "NoSchedule"}] if gpu.count else []
+    """Build the tolerations: nodes with a device plugin are tainted with the device's name, by convention."""
+    device = service.spec.gpu.extended_resource
+    own = [{"key": device, "operator": "Exists", "effect": "NoSchedule"}] if device else []
     given = service.spec.scheduling.tolerations
-    return device + [item.model_dump(by_alias=True, exclude_none=True) for item in given]
+    return own + [item.model_dump(by_alias=True, exclude_none=True) for item in given]
 
 
-def spread(service: ZImageService) -> Manifest:
-    """Prefer different hosts: one broken node should not take every worker."""
+def spread(service: ZImageService, wanted: TopologySpread) -> Manifest:
+    """Build one rule of how workers are spread: one broken node should not take every one of them."""
     return {
-        "maxSkew": 1,
-        "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "ScheduleAnyway",
+        "maxSkew": wanted.max_skew,
+        "topologyKey": wanted.topology_key,
+        "whenUnsatisfiable": wanted.when_unsatisfiable,
         "labelSelector": {"matchLabels": selector_labels(service.name)},
     }
 
