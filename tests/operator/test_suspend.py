@@ -33,6 +33,7 @@ def test_suspend_stops_everything_and_keeps_what_is_set_up(
         ("Ready", "True"),
         ("Suspended", "True"),
         ("NetworkPolicyReady", "True"),
+        ("ExposureAsDeclared", "True"),
     }
     assert cluster.get("pods", "-n", namespace)["items"] == []
     assert not exists(cluster, namespace, "ing")
