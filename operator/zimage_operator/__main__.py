@@ -133,7 +133,7 @@ def rendered(body: dict[str, Any], controller: str) -> list[Manifest]:
     service = parse({**body, "metadata": {"uid": NO_UID, **body["metadata"]}}, strict=True)
     edge = dialect(controller) if service.spec.ingress else None
     environment = Environment(settings.RELEASED_WORKER, settings.DEFAULT_NAMESPACE)
-    route = [*edge.helpers(service), edge.route(service)] if edge else []
+    route = [*edge.helpers(service), *edge.routes(service)] if edge else []
     return [*children(service, environment), *route]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from .manifest import Ref
 from .names import HASH_ANNOTATION, KIND, LABEL_INSTANCE
-from .observed import ClassFacts, DeploymentFacts, PodFacts, owner_uid, read
+from .observed import ClassFacts, DeploymentFacts, PodFacts, ReceiptFacts, owner_uid, read
 
 # Namespace and name of a ZImageService.
 Key = tuple[str, str]
@@ -28,7 +28,7 @@ class Seen:
     key: Key
     # The digest of the intent that the object carries; anybody may have written it.
     stamp: str
-    facts: DeploymentFacts | PodFacts | ClassFacts | None
+    facts: DeploymentFacts | PodFacts | ClassFacts | ReceiptFacts | None
     # Kept until verified; None: nothing has changed since the last comparison.
     body: Mapping[str, Any] | None
 

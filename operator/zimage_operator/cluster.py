@@ -15,10 +15,10 @@ from . import metrics
 from .api import MERGE_APPLY, Api, Denied
 from .cache import Cache, Key, Seen
 from .errors import Conflict, KindMissing, NamespaceTerminating, NotOwned, Refused, Rejected
-from .kinds import BY_NAME, CHILDREN, SERVICES
+from .kinds import BY_NAME, CHILDREN, SECRETS, SERVICES
 from .manifest import Manifest, Ref, ref, stamped
-from .names import API_VERSION, HASH_ANNOTATION, KIND, MANAGER, STATUS_MANAGER
-from .observed import ClassFacts, DeploymentFacts, Drift, Observed, Report, drift, owner_uid
+from .names import API_VERSION, HASH_ANNOTATION, KIND, MANAGER, RECEIPT, STATUS_MANAGER
+from .observed import ClassFacts, DeploymentFacts, Drift, Observed, ReceiptFacts, Report, drift, owner_uid
 from .spec import ZImageService
 
 log = logging.getLogger(__name__)
@@ -124,6 +124,42 @@ class Cluster:
             raise translate(error, target) from error
         return live
 
+    async def create(self, item: Manifest, *, dry_run: bool = False) -> str:
+        """Create an object that must not be there yet; give its uid.
+
+        Raises:
+            Conflict: it is there.
+        """
+        target = ref(item)
+        query = {"fieldManager": MANAGER} | ({"dryRun": "All"} if dry_run else {})
+        path = BY_NAME[target.kind].path(target.namespace)
+        try:
+            live = await self.api.request("POST", path, kind=target.kind, query=query, body=item)
+        except Denied as error:
+            if error.reason == "AlreadyExists":
+                raise Conflict(f"{target.kind} {target.name} already exists") from error
+            raise translate(error, target) from error
+        if not dry_run and target.kind != SECRETS.name:
+            self.cache.observe(target.kind, live)
+        return str(live["metadata"]["uid"])
+
+    async def look(self, target: Ref) -> None:
+        """Read one object anew: the watch may be a moment behind another replica's write."""
+        try:
+            path = BY_NAME[target.kind].path(target.namespace, target.name)
+            self.cache.observe(target.kind, await self.api.request("GET", path, kind=target.kind))
+        except Denied as error:
+            if error.code != 404:
+                raise translate(error, target) from error
+
+    async def free(self, item: Manifest) -> bool:
+        """Whether an object could be created: a dry run needs no right to read what may stand there."""
+        try:
+            await self.create(item, dry_run=True)
+        except Conflict:
+            return False
+        return True
+
     def report(self, service: ZImageService, target: Ref, found: list[Drift], *, deleted: bool) -> None:
         """Tell of a hand edit: the same intent had been in place before."""
         if not found and not deleted:
@@ -176,12 +212,18 @@ class Cluster:
             existing=frozenset(target for target, _ in ours),
             deployment=deployments[0] if deployments else None,
             pods=self.cache.pods(key),
+            receipt=self.receipt(service),
             reports=reports,
             ingress_class=self.ingress_class(service),
             refused=refused,
             probing=probing,
             blind=blind,
         )
+
+    def receipt(self, service: ZImageService) -> ReceiptFacts | None:
+        """Give what is known of the generated credentials, if there are any."""
+        seen = self.cache.children.get(Ref("ConfigMap", service.namespace, f"{service.name}-{RECEIPT}"))
+        return seen.facts if seen and isinstance(seen.facts, ReceiptFacts) else None
 
     def ingress_class(self, service: ZImageService) -> ClassFacts | None:
         """Give the class that the service names, if it exists."""

@@ -13,6 +13,7 @@ from . import metrics
 from .api import Api, Denied
 from .cache import Cache, Key
 from .cluster import Cluster
+from .credentials import Issuer
 from .errors import ClusterUnavailable, Conflict, NamespaceTerminating, OperatorError
 from .events import Recorder
 from .kinds import WATCHED, Kind
@@ -46,7 +47,10 @@ class Controller:
         self.cluster = Cluster(api, self.cache, self.recorder.repaired)
         self.verifier = Verifier(self.cache, settings.probe_interval_seconds, self.queue.add)
         self.leader = Leader(api, settings.namespace, identity)
-        self.environment = Environment(settings.worker_image, settings.namespace, settings.allowed_image_prefixes)
+        self.issuer = Issuer(self.cluster, self.recorder.issued)
+        self.environment = Environment(
+            settings.worker_image, settings.namespace, settings.allowed_image_prefixes, settings.allow_jwks_url
+        )
         self.synced = asyncio.Event()
         self.sweeps: dict[str, asyncio.Task[None]] = {}
 
@@ -186,7 +190,7 @@ class Controller:
         if body["metadata"].get("deletionTimestamp"):
             return None
         probing = Probing(self.verifier.enabled, self.verifier.reports)
-        outcome = await reconcile(body, self.cluster, self.environment, probing, datetime.now(UTC))
+        outcome = await reconcile(body, self.cluster, self.issuer, self.environment, probing, datetime.now(UTC))
         self.recorder.transition(body, outcome.status)
         await self.cluster.apply_status(body, outcome.status)
         measure(key, outcome)

@@ -135,7 +135,7 @@ def status_schema() -> Schema:
             "selector": text("Selects the workers; for `kubectl scale` and autoscalers."),
             "templateRevision": text("Short digest of the pod template in force."),
             "dialect": text("What the edge speaks: read from the IngressClass's controller."),
-            "auth": text("How callers prove who they are: Basic, or None where that is waived."),
+            "auth": text("How callers prove who they are: Basic, JWT, Any (both), or None where that is waived."),
             "certificate": {
                 "type": "object",
                 "properties": {"notAfter": text("When the edge's certificate expires.", format="date-time")},

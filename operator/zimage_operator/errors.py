@@ -5,7 +5,8 @@ OperatorError
 ├── Refused               one child could not be brought in place: reported, tried again later
 │   ├── NotOwned          an object of that name is there and is not ours
 │   ├── Rejected          the API server or an admission plugin said no
-│   └── KindMissing       the API server does not know the kind (a CRD is not installed)
+│   ├── KindMissing       the API server does not know the kind (a CRD is not installed)
+│   └── Issuing           generated credentials wait until the old ones are cleared away
 ├── Conflict              somebody wrote at the same moment: again, at once
 ├── NamespaceTerminating  nothing can be created there any more: stop, without a retry
 ├── ClusterUnavailable    no answer, or 429 and 5xx for too long: again, with back-off
@@ -47,6 +48,12 @@ class KindMissing(Refused):
     """The kind is not served: its CRD is not installed in this cluster."""
 
     reason = "DialectUnsupported"
+
+
+class Issuing(Refused):
+    """Generated credentials cannot be made yet: the garbage collector still clears the old ones away."""
+
+    reason = "IssuingCredentials"
 
 
 class Conflict(OperatorError):

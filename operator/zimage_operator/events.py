@@ -12,7 +12,7 @@ from typing import Any
 from .api import Api, Denied
 from .cluster import Repair
 from .errors import OperatorError
-from .names import API_VERSION, GROUP, KIND
+from .names import API_VERSION, GENERATED_USER, GROUP, HTPASSWD, KIND, LOGIN
 from .spec import ZImageService
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,11 @@ class Recorder:
         if self.fresh((service.uid, repair)):
             head = {"namespace": service.namespace, "name": service.name, "uid": service.uid}
             self.emit(head, "Warning", "Restored" if repair.deleted else "DriftRepaired", "Apply", note)
+
+    def issued(self, service: ZImageService) -> None:
+        """Tell that credentials were made up, and how to see them: never what they are."""
+        head = {"namespace": service.namespace, "name": service.name, "uid": service.uid}
+        self.emit(head, "Normal", "CredentialsIssued", "Issue", password_note(service))
 
     def transition(self, body: Mapping[str, Any], status: Mapping[str, Any]) -> None:
         """Tell that Ready has a new reason."""
@@ -82,6 +87,16 @@ def describe(repair: Repair) -> str:
         return f"{target} was deleted by somebody else and has been created again"
     who = " and ".join(repair.managers) or "an unknown field manager"
     return f"{target}: {', '.join(repair.fields)} was changed by {who} and has been put back"
+
+
+def password_note(service: ZImageService) -> str:
+    """Say how to see the generated password and how to get another one."""
+    secret = f"{service.name}-{LOGIN}"
+    show = f"kubectl -n {service.namespace} get secret {secret} -o jsonpath='{{.data.password}}' | base64 -d"
+    again = f"kubectl -n {service.namespace} delete secret {service.name}-{HTPASSWD} {secret}"
+    return (
+        f"New credentials for user {GENERATED_USER}; older ones no longer work. Password: {show}; another one: {again}"
+    )
 
 
 def ready_of(status: Mapping[str, Any]) -> Mapping[str, Any]:

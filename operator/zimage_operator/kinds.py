@@ -44,6 +44,8 @@ def child(name: str, group: str, version: str, plural: str, *, optional: bool = 
 SERVICES = Kind(KIND, GROUP, VERSION, PLURAL)
 PODS = Kind("Pod", "", "v1", "pods", CHILD_SELECTOR)
 INGRESS_CLASSES = Kind("IngressClass", "networking.k8s.io", "v1", "ingressclasses", namespaced=False)
+# Created, never read: neither listed nor watched.
+SECRETS = Kind("Secret", "", "v1", "secrets")
 # In the order of application; deleted in reverse.
 CHILDREN = (
     child("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies"),
@@ -56,4 +58,4 @@ CHILDREN = (
     child("Ingress", "networking.k8s.io", "v1", "ingresses"),
 )
 WATCHED = (SERVICES, INGRESS_CLASSES, PODS, *CHILDREN)
-BY_NAME = {kind.name: kind for kind in WATCHED}
+BY_NAME = {kind.name: kind for kind in (*WATCHED, SECRETS)}

@@ -23,6 +23,8 @@ class Environment:
     operator_namespace: str
     # Registries that `spec.image` may name; empty: any.
     allowed_image_prefixes: tuple[str, ...] = ()
+    # Whether workers may fetch an issuer's keys, and so open connections.
+    allow_jwks_url: bool = False
 
 
 @dataclass(frozen=True, order=True)

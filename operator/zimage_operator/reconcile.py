@@ -15,6 +15,7 @@ from typing import Any
 
 from .children import children
 from .cluster import Cluster
+from .credentials import Issuer
 from .edge import dialect
 from .errors import InvalidSpec, Refused
 from .manifest import Environment
@@ -43,7 +44,12 @@ class Probing:
 
 
 async def reconcile(
-    body: Mapping[str, Any], cluster: Cluster, environment: Environment, probing: Probing, now: datetime
+    body: Mapping[str, Any],
+    cluster: Cluster,
+    issuer: Issuer,
+    environment: Environment,
+    probing: Probing,
+    now: datetime,
 ) -> Outcome:
     """Bring the cluster one step closer to `body`, then report what is true.
 
@@ -54,7 +60,7 @@ async def reconcile(
     previous = body.get("status") or {}
     try:
         service = parse(body)
-        check_image(service, environment)
+        check_allowed(service, environment)
     except InvalidSpec as error:
         # An answer, not a failure: only the user can mend it, and the old children go on.
         return Outcome(stalled(body, error, previous, now))
@@ -62,7 +68,8 @@ async def reconcile(
     edge = dialect(edge_class.controller if edge_class else None) if service.spec.ingress else None
     desired = children(service, environment)
     protection = edge.helpers(service) if edge else []
-    refused = await cluster.apply(service, [*desired, *protection])
+    # Before any pod: a Secret of that name which is not ours must not let its users in.
+    refused = await issuer.issue(service, desired, now) or await cluster.apply(service, [*desired, *protection])
 
     blind = environment.operator_namespace in service.spec.network.allowed_namespaces and all(
         OPERATOR_POD_LABELS.get(key) == value for key, value in service.spec.network.proxy_pod_labels.items()
@@ -71,7 +78,7 @@ async def reconcile(
     observed = cluster.observe(service, refused, probing.reports, **facts)
     # The route is last: applied only when everything that protects it stands, and taken away
     # only when that is known to have gone.
-    route = [edge.route(service)] if edge else []
+    route = edge.routes(service) if edge else []
     if route and not withheld(service, observed, now):
         refused = await cluster.apply(service, route)
     if edge or not service.spec.ingress:
@@ -84,13 +91,19 @@ async def reconcile(
     return Outcome(status(service, observed, name, previous, now), service, refused)
 
 
-def check_image(service: ZImageService, environment: Environment) -> None:
+def check_allowed(service: ZImageService, environment: Environment) -> None:
     """Hold the operator's own limits against the resource.
 
     Raises:
-        InvalidSpec: the image comes from a registry that the operator was told not to trust.
+        InvalidSpec: the image comes from a registry that the operator was told not to trust, or the workers
+            would have to open connections, which it was not told to allow.
     """
     image, prefixes = service.spec.image, environment.allowed_image_prefixes
     if image and prefixes and not any(image.repository.startswith(prefix) for prefix in prefixes):
         allowed = " or ".join(prefixes)
         raise InvalidSpec(f"spec.image.repository: this cluster's operator allows images from {allowed} only")
+    if service.auth.jwt and service.auth.jwt.jwks.url and not environment.allow_jwks_url:
+        raise InvalidSpec(
+            "spec.auth.jwt.jwks.url: this cluster's operator lets no worker open connections "
+            "(ZIMAGE_OPERATOR_ALLOW_JWKS_URL): write jwks.secretName or jwks.configMapName"
+        )

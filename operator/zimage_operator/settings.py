@@ -29,6 +29,7 @@ class Settings:
     watch_namespaces: tuple[str, ...]
     worker_image: str
     allowed_image_prefixes: tuple[str, ...]
+    allow_jwks_url: bool
     # Seconds between two looks at the same pod; 0: no probes at all.
     probe_interval_seconds: int
     port: int
@@ -72,6 +73,7 @@ def read(environment: Mapping[str, str]) -> Settings:
             "WORKER_IMAGE", RELEASED_WORKER, image, "write an image with a tag or, better, a digest"
         ),
         allowed_image_prefixes=reader.get("ALLOWED_IMAGE_PREFIXES", "", words, "write prefixes, with commas between"),
+        allow_jwks_url=reader.get("ALLOW_JWKS_URL", "false", boolean, "write true or false"),
         probe_interval_seconds=reader.get(
             "PROBE_INTERVAL_SECONDS", interval, number(0, 86400), "write seconds, 0 to 86400"
         ),

@@ -26,7 +26,7 @@ VARIANTS = sorted(path.parent.name for path in GOLDEN.glob("*/resource.yaml"))
 def build(variant: str) -> list[Manifest]:
     body = yaml.safe_load((GOLDEN / variant / "resource.yaml").read_text())
     service = parse(body, strict=True)
-    edge = [*traefik.helpers(service), traefik.route(service)] if service.spec.ingress else []
+    edge = [*traefik.helpers(service), *traefik.routes(service)] if service.spec.ingress else []
     return [stamped(item) for item in [*children(service, ENVIRONMENT), *edge]]
 
 
@@ -115,7 +115,7 @@ def test_the_edge_limits_before_it_hashes_and_hands_the_credentials_on() -> None
     assert names == ["studio-rate-limit", "studio-auth", "studio-headers"]
     basic = traefik.middlewares(service)[1]["spec"]["basicAuth"]
     assert basic == {"secret": "studio-users", "realm": "zimage", "removeHeader": False}
-    annotations = traefik.route(service)["metadata"]["annotations"]
+    annotations = traefik.routes(service)[0]["metadata"]["annotations"]
     chain = annotations["traefik.ingress.kubernetes.io/router.middlewares"].split(",")
     assert chain == [f"team-a-{name}@kubernetescrd" for name in names]
 

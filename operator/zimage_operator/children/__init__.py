@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..manifest import Environment, Manifest
 from ..spec import ZImageService
 from .configmap import config_map
+from .credentials import issue
 from .deployment import deployment
 from .networkpolicy import network_policy
 from .service import service as cluster_service
@@ -20,6 +21,7 @@ def children(service: ZImageService, environment: Environment) -> list[Manifest]
     return [
         network_policy(service, environment),
         service_account(service),
+        *([issue(service)] if service.generated else []),
         config_map(service),
         deployment(service, environment),
         cluster_service(service),
