@@ -16,10 +16,10 @@ from .cluster import Cluster
 from .credentials import Issuer
 from .errors import ClusterUnavailable, Conflict, NamespaceTerminating, OperatorError
 from .events import Recorder
-from .kinds import WATCHED, Kind
+from .kinds import Kind, watched
 from .leader import Leader
 from .manifest import Environment, Ref
-from .observed import instant
+from .observed import ClassFacts, instant
 from .reconcile import Outcome, Probing, reconcile
 from .settings import Settings
 from .verify import Verifier
@@ -42,7 +42,9 @@ class Controller:
 
     def __init__(self, api: Api, settings: Settings, identity: str) -> None:
         self.api, self.settings = api, settings
+        self.kinds = watched(everywhere=not settings.watch_namespaces)
         self.cache, self.queue = Cache(), WorkQueue()
+        self.cache.classes |= {name: ClassFacts(found) for name, found in settings.ingress_classes.items()}
         self.recorder = Recorder(api, identity)
         self.cluster = Cluster(api, self.cache, self.recorder.repaired)
         self.verifier = Verifier(self.cache, settings.probe_interval_seconds, self.queue.add)
@@ -102,7 +104,7 @@ class Controller:
 
     async def sync(self) -> None:
         """Fill the cache before any worker runs: a half-filled one would look like missing children."""
-        for kind in WATCHED:
+        for kind in self.kinds:
             while True:
                 try:
                     await self.relist(kind)
@@ -147,7 +149,7 @@ class Controller:
         """List everything again from time to time: the net under the watches."""
         while True:
             await asyncio.sleep(random.uniform(*RESYNC_SECONDS))  # noqa: S311
-            for kind in WATCHED:
+            for kind in self.kinds:
                 await self.sweep(kind)
 
     async def work(self) -> None:

@@ -26,7 +26,7 @@ PASSWORD_BYTES = 24
 # Every request is hashed at the edge too; a guesser has 2^192 tries before him whatever a try costs.
 BCRYPT_ROUNDS = 10
 # The garbage collector takes a second or two; whoever holds a name for longer is somebody else.
-COLLECTED_AFTER = timedelta(seconds=30)
+COLLECTED_AFTER = timedelta(seconds=20)
 
 
 class Issuer:
@@ -50,16 +50,16 @@ class Issuer:
             await self.settle(service, now)
         except NotOwned as error:
             # The workers would trust whoever stands in a Secret that is not ours: none may run with it.
-            halted = [item for item in desired if item["kind"] == "Deployment" and self.stands(item)]
-            stopped = [{**item, "spec": {**item["spec"], "replicas": 0}} for item in halted]
+            workers = [item for item in desired if item["kind"] == "Deployment" and self.running(service)]
+            stopped = [{**item, "spec": {**item["spec"], "replicas": 0}} for item in workers]
             return (error, *await self.cluster.apply(service, stopped))
         except Refused as error:
             return (error,)
         return ()
 
-    def stands(self, item: Manifest) -> bool:
-        """Whether an object of that name was seen."""
-        return ref(item) in self.cluster.cache.children
+    def running(self, service: ZImageService) -> bool:
+        """Whether the service has workers, or may have some."""
+        return Ref("Deployment", service.namespace, service.name) in self.cluster.cache.children
 
     async def settle(self, service: ZImageService, now: datetime) -> None:
         """Bring the chain of owners one step closer to being complete.
@@ -78,7 +78,8 @@ class Issuer:
             # A part of our own chain has gone, or a crash cut it short: all of it is made anew.
             await self.cluster.delete(ref(issue(service)), uid)
             raise waiting(service, taken[0])
-        if taken and now - self.fresh[uid] < COLLECTED_AFTER:
+        # Where workers run they are not stopped for an old pair on its way out.
+        if taken and self.running(service) and now - self.fresh[uid] < COLLECTED_AFTER:
             raise waiting(service, taken[0])
         if taken:
             raise foreign(taken[0])

@@ -58,4 +58,11 @@ CHILDREN = (
     child("Ingress", "networking.k8s.io", "v1", "ingresses"),
 )
 WATCHED = (SERVICES, INGRESS_CLASSES, PODS, *CHILDREN)
+
+
+def watched(*, everywhere: bool) -> tuple[Kind, ...]:
+    """Give the kinds to watch: with Roles only, what belongs to no namespace cannot be read."""
+    return tuple(kind for kind in WATCHED if everywhere or kind.namespaced)
+
+
 BY_NAME = {kind.name: kind for kind in (*WATCHED, SECRETS)}

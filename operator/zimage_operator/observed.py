@@ -92,9 +92,6 @@ class Posture:
 
     auth_mode: str
     users: int
-    key_ids: tuple[str, ...]
-    # Digest of the htpasswd file; empty where there is none.
-    basic_sha256: str
     auth_problems: tuple[Problem, ...]
     certificate_wanted: bool
     certificate_problems: tuple[Problem, ...]
@@ -103,6 +100,9 @@ class Posture:
     matches_host: bool
     model_problems: tuple[Problem, ...]
     phase: str
+    key_ids: tuple[str, ...] = ()
+    # Digest of the htpasswd file; empty where there is none.
+    basic_sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BadSettings
-from .spec import LABEL
+from .spec import LABEL, SUBDOMAIN
 
 PREFIX = "ZIMAGE_OPERATOR_"
 POD_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -30,6 +30,8 @@ class Settings:
     worker_image: str
     allowed_image_prefixes: tuple[str, ...]
     allow_jwks_url: bool
+    # IngressClasses by name with their controllers, for an operator that may not look them up.
+    ingress_classes: Mapping[str, str]
     # Seconds between two looks at the same pod; 0: no probes at all.
     probe_interval_seconds: int
     port: int
@@ -74,6 +76,12 @@ def read(environment: Mapping[str, str]) -> Settings:
         ),
         allowed_image_prefixes=reader.get("ALLOWED_IMAGE_PREFIXES", "", words, "write prefixes, with commas between"),
         allow_jwks_url=reader.get("ALLOW_JWKS_URL", "false", boolean, "write true or false"),
+        ingress_classes=reader.get(
+            "INGRESS_CLASSES",
+            "",
+            pairs,
+            "write name=controller, with commas between: traefik=traefik.io/ingress-controller",
+        ),
         probe_interval_seconds=reader.get(
             "PROBE_INTERVAL_SECONDS", interval, number(0, 86400), "write seconds, 0 to 86400"
         ),
@@ -109,6 +117,14 @@ def namespace(text: str) -> str:
 def words(text: str) -> tuple[str, ...]:
     """Split a list at its commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def pairs(text: str) -> dict[str, str]:
+    """Split a list of name=value."""
+    found = dict(part.split("=", 1) for part in words(text))
+    if not all(re.fullmatch(SUBDOMAIN, name) and value for name, value in found.items()):
+        raise ValueError(text)
+    return found
 
 
 def namespaces(text: str) -> tuple[str, ...]:

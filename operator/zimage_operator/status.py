@@ -313,7 +313,8 @@ def ingress_ready(service: ZImageService, observed: Observed, dialect: str, now:
     if ingress is None:
         return None
     if observed.ingress_class is None:
-        text = f"no IngressClass {ingress.class_name}: see kubectl get ingressclasses, correct ingress.className"
+        text = f"no IngressClass {ingress.class_name}: see kubectl get ingressclasses, correct ingress.className "
+        text += "(an operator with Roles only knows those of its ZIMAGE_OPERATOR_INGRESS_CLASSES)"
         return false(kind, "ClassNotFound", text)
     if not dialect:
         text = (

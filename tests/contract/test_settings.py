@@ -11,6 +11,7 @@ from zimage_operator.spec import parse
 from zimage_worker.settings import SettingsWrong
 from zimage_worker.settings import parse as read
 
+JWT = {"issuer": "https://login.example.org", "audiences": ["zimage"], "jwks": {"secretName": "keys"}}
 VARIANTS = {
     "smallest": {},
     "inside only": {"ingress": None},

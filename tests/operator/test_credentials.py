@@ -50,7 +50,7 @@ def ready(cluster: ControlPlane, namespace: str) -> bool:
 
 
 def serve(cluster: ControlPlane, namespace: str) -> str:
-    cluster.apply(smallest(namespace=namespace, auth=GENERATE))
+    cluster.apply(smallest(namespace=namespace, auth=GENERATE, gpu={"count": 0}))
     eventually(lambda: ready(cluster, namespace), f"ready: {condition(cluster, namespace)}")
     return eventually(lambda: password_of(cluster, namespace), "both Secrets are there and belong together")
 
@@ -137,7 +137,7 @@ def test_a_foreign_secret_of_the_name_is_left_alone_and_no_worker_runs_with_it(
     cluster = operator.cluster
     theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": taken, "namespace": namespace}}
     cluster.apply({**theirs, "stringData": {"auth": "mallory:$2b$10$" + "a" * 53}})
-    cluster.apply(smallest(namespace=namespace, auth=GENERATE))
+    cluster.apply(smallest(namespace=namespace, auth=GENERATE, gpu={"count": 0}))
     eventually(lambda: condition(cluster, namespace).get("reason") == "NotOwned", "the taken name is reported")
     assert f"kubectl -n {namespace} delete secret {taken}" in condition(cluster, namespace)["message"]
     assert "mallory" in decoded(secret(cluster, namespace, taken) or {})["auth"]
@@ -184,7 +184,7 @@ def created(cluster: ControlPlane, item: dict[str, Any], namespace: str) -> bool
 def test_no_longer_generated_means_no_longer_there(operator: Operator, namespace: str) -> None:
     cluster = operator.cluster
     serve(cluster, namespace)
-    cluster.apply(smallest(namespace=namespace))
+    cluster.apply(smallest(namespace=namespace, gpu={"count": 0}))
     eventually(lambda: not any(secret(cluster, namespace, name) for name in PAIR), "both are gone")
     maps = cluster.kubectl("-n", namespace, "get", "cm", "-l", "app.kubernetes.io/instance=studio", "-o", "name")
     eventually(
