@@ -64,12 +64,14 @@ class Operator:
         self.environment = environment
         self.kubeconfig = cluster.kubeconfig_for(namespace, "zimage-operator")
         self.process: subprocess.Popen[bytes] | None = None
+        self.port = 0
 
     def start(self) -> None:
+        self.port = free_ports(1)[0]
         environment = {
             **os.environ,
             "KUBECONFIG": str(self.kubeconfig),
-            "ZIMAGE_OPERATOR_PORT": str(free_ports(1)[0]),
+            "ZIMAGE_OPERATOR_PORT": str(self.port),
             "ZIMAGE_OPERATOR_LOG_FORMAT": "json",
             "ZIMAGE_OPERATOR_NAMESPACE": self.namespace,
             **self.environment,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import metrics
-from .api import MERGE_APPLY, Api, Denied
+from .api import JSON_PATCH, MERGE_APPLY, Api, Denied
 from .cache import Cache, Key, Seen
 from .errors import Conflict, KindMissing, NamespaceTerminating, NotOwned, Refused, Rejected
 from .kinds import BY_NAME, CHILDREN, SECRETS, SERVICES
@@ -249,8 +249,26 @@ class Cluster:
             if error.code == 404:
                 return  # deleted meanwhile: nobody is left to tell
             raise translate(error, Ref(KIND, head["namespace"], head["name"])) from error
+        if live.get("status") != status:
+            live = await self.replace_status(path, head["uid"], status)
         self.cache.observe(KIND, live)
         metrics.STATUS_WRITES.inc()
+
+    async def replace_status(self, path: str, uid: str, status: Manifest) -> Manifest:
+        """Write the status as a whole: an apply leaves standing what somebody else wrote beside it."""
+        steps = [
+            {"op": "test", "path": "/metadata/uid", "value": uid},
+            {"op": "add", "path": "/status", "value": status},
+        ]
+        query = {"fieldManager": STATUS_MANAGER}
+        try:
+            live: Manifest = await self.api.request(
+                "PATCH", path, kind=KIND, query=query, body=steps, content_type=JSON_PATCH
+            )
+        except Denied as error:
+            # Deleted, or another of the same name, since we looked: the next event tells.
+            raise Conflict(str(error)) from error
+        return live
 
 
 def stamp(item: Manifest) -> str:
