@@ -128,3 +128,28 @@ def test_an_unknown_controller_has_no_dialect() -> None:
 def test_the_published_host_is_the_first_that_the_worker_answers_to() -> None:
     values = settings(parse(smallest(namespace="team-a")))
     assert values["ZIMAGE_ALLOWED_HOSTS"].split(",")[0] == "img.example.org"
+
+
+def test_only_the_port_of_the_keys_is_open_and_no_node_credentials_are_within_reach() -> None:
+    egress = by_kind("jwks-url", "NetworkPolicy")["spec"]["egress"]
+    assert [[port["port"] for port in rule["ports"]] for rule in egress] == [[53, 53], [8443]]
+    assert egress[0]["to"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}]
+    closed = [address for peer in egress[1]["to"] for address in peer["ipBlock"]["except"]]
+    assert "169.254.0.0/16" in closed
+    for variant in ("jwt", "any", "token", "generated"):
+        assert by_kind(variant, "NetworkPolicy")["spec"]["egress"] == []
+
+
+def test_the_token_route_is_one_path_and_asks_nobody_but_has_every_other_protection() -> None:
+    main, token = (item for item in build("token") if item["kind"] == "Ingress")
+    name = "traefik.ingress.kubernetes.io/router.middlewares"
+    both = [item["metadata"]["annotations"][name].split(",") for item in (main, token)]
+    assert [part for part in both[0] if part not in both[1]] == ["team-a-studio-auth@kubernetescrd"]
+    assert set(both[1]) < set(both[0])
+    assert token["spec"]["rules"][0]["http"]["paths"][0]["path"] == "/token"
+    assert token["spec"]["rules"][0]["http"]["paths"][0]["pathType"] == "Exact"
+
+
+def test_what_is_made_up_is_not_rendered() -> None:
+    """A password that stands in a golden file would be one that everybody knows."""
+    assert not [item for item in build("generated") if item["kind"] == "Secret"]
