@@ -198,7 +198,8 @@ class Controller:
         measure(key, outcome)
         if outcome.refused:
             self.queue.add_after(key, REFUSED_SECONDS)
-        self.verifier.follow(key, self.fingerprint(key))
+        receipt = self.cluster.receipt(outcome.service) if outcome.service and outcome.service.generated else None
+        self.verifier.follow(key, self.fingerprint(key), receipt.sha256 if receipt else "")
         self.verifier.clean()
         return None
 
@@ -211,6 +212,7 @@ class Controller:
         """Forget a resource that was deleted; the garbage collector takes its children."""
         for target in [target for target, _ in self.cache.of(key)]:
             self.cache.applied.pop(target, None)
+        self.verifier.expected.pop(key, None)
         forget(key)
 
 

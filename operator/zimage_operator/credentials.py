@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import bcrypt
 
 from .children.credentials import basic_secret, issue, password_secret, receipt
 from .cluster import Cluster
-from .errors import Issuing, NotOwned, Refused
+from .errors import Conflict, Issuing, NotOwned, Refused
 from .manifest import Manifest, Ref, ref
 from .names import GENERATED_USER, RECEIPT
 from .spec import ZImageService
@@ -38,24 +38,27 @@ class Issuer:
         # Only spares writes: without it an issue is replaced once more.
         self.fresh: dict[str, datetime] = {}
 
-    async def issue(self, service: ZImageService, desired: Collection[Manifest], now: datetime) -> tuple[Refused, ...]:
-        """See to it that the service's generated credentials exist; say what is in the way.
+    async def issue(
+        self, service: ZImageService, desired: list[Manifest], now: datetime
+    ) -> tuple[list[Manifest], tuple[Refused, ...]]:
+        """See to it that generated credentials exist; give what may be applied, and what is in the way.
+
+        Everything but the workers is applied whatever happens: nobody can switch off the repair of a policy
+        by taking a Secret's name.
 
         Raises:
             Conflict, ClusterUnavailable, NamespaceTerminating: as for every other child.
         """
-        if not service.generated:
-            return ()
         try:
-            await self.settle(service, now)
+            if service.generated:
+                await self.settle(service, now)
         except NotOwned as error:
             # The workers would trust whoever stands in a Secret that is not ours: none may run with it.
-            workers = [item for item in desired if item["kind"] == "Deployment" and self.running(service)]
-            stopped = [{**item, "spec": {**item["spec"], "replicas": 0}} for item in workers]
-            return (error, *await self.cluster.apply(service, stopped))
+            halted = [stopped(item) for item in desired if item["kind"] != "Deployment" or self.running(service)]
+            return halted, (error,)
         except Refused as error:
-            return (error,)
-        return ()
+            return [item for item in desired if item["kind"] != "Deployment"], (error,)
+        return desired, ()
 
     def running(self, service: ZImageService) -> bool:
         """Whether the service has workers, or may have some."""
@@ -94,7 +97,13 @@ class Issuer:
         refused = await self.cluster.apply(service, [issue(service)])
         if refused:
             raise refused[0]
-        uid = self.cluster.cache.children[target].uid
+        if target not in self.cluster.cache.children:
+            # It stood already, and no watch has shown it yet.
+            await self.cluster.look(target)
+        found = self.cluster.cache.children.get(target)
+        if not found:
+            raise Conflict(f"ConfigMap {target.name} went while it was looked at")
+        uid = found.uid
         if before is None or before.uid != uid:
             self.fresh[uid] = now
         return uid
@@ -127,6 +136,11 @@ class Issuer:
         basic = await self.cluster.create(basic_secret(service, uid, htpasswd))
         shown = await self.cluster.create(password_secret(service, basic, password))
         await self.cluster.create(receipt(service, shown, uid, digest))
+
+
+def stopped(item: Manifest) -> Manifest:
+    """Give a Deployment without workers; anything else as it is."""
+    return {**item, "spec": {**item["spec"], "replicas": 0}} if item["kind"] == "Deployment" else item
 
 
 def waiting(service: ZImageService, item: Manifest) -> Issuing:

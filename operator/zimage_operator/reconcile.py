@@ -69,7 +69,8 @@ async def reconcile(
     desired = children(service, environment)
     protection = edge.helpers(service) if edge else []
     # Before any pod: a Secret of that name which is not ours must not let its users in.
-    refused = await issuer.issue(service, desired, now) or await cluster.apply(service, [*desired, *protection])
+    allowed, lacking = await issuer.issue(service, desired, now)
+    refused = (*lacking, *await cluster.apply(service, [*allowed, *protection]))
 
     blind = environment.operator_namespace in service.spec.network.allowed_namespaces and all(
         OPERATOR_POD_LABELS.get(key) == value for key, value in service.spec.network.proxy_pod_labels.items()

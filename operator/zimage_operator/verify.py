@@ -43,17 +43,23 @@ class Verifier:
         self.limit = asyncio.Semaphore(PARALLEL)
         # What the pod was like when it was probed: a change asks for a new probe at once.
         self.states: dict[str, str] = {}
+        # Digest of the htpasswd file that a service's workers are to hold; empty: any.
+        self.expected: dict[Key, str] = {}
 
     @property
     def enabled(self) -> bool:
         """Whether this operator probes at all."""
         return self.interval_seconds > 0
 
-    def follow(self, key: Key, fingerprint: str) -> None:
-        """Keep every running pod of a service under watch; `fingerprint` is that of its policy."""
+    def follow(self, key: Key, fingerprint: str, basic_sha256: str = "") -> None:
+        """Keep every running pod of a service under watch; `fingerprint` is that of its policy.
+
+        Generated credentials that are new (`basic_sha256`) are looked for until the workers hold them.
+        """
+        self.expected[key] = basic_sha256
         pods = {pod.uid: pod for pod in self.cache.pods(key) if pod.ip and not pod.deleting and self.enabled}
         for uid, pod in pods.items():
-            state = f"{pod.ip} {pod.ready} {fingerprint}"
+            state = f"{pod.ip} {pod.ready} {fingerprint} {basic_sha256}"
             if self.states.get(uid) != state:
                 self.stop(uid)
                 self.states[uid] = state
@@ -88,12 +94,15 @@ class Verifier:
             if self.reports.get(pod.uid) != report:
                 self.reports[pod.uid] = report
                 self.changed(key)
-            await asyncio.sleep(self.interval_seconds if settled(report) else RETRY_SECONDS)
+            calm = settled(report, self.expected.get(key, ""))
+            await asyncio.sleep(self.interval_seconds if calm else RETRY_SECONDS)
 
 
-def settled(report: Report) -> bool:
-    """Whether a report will stay as it is for a while."""
+def settled(report: Report, basic_sha256: str = "") -> bool:
+    """Whether a report will stay as it is for a while; `basic_sha256`: once the worker holds this file."""
     posture = report.posture
+    if posture and basic_sha256 not in ("", posture.basic_sha256):
+        return False
     missing = posture is None or posture.auth_problems or posture.certificate_problems or posture.model_problems
     return not missing and report.isolation in ("blocked", "untested")
 

@@ -185,7 +185,9 @@ def test_a_password_becomes_a_token_at_the_edge(stage: scene.Scene) -> None:
     sign_in_by(stage, {"basic": {"secretName": "studio-users"}, "token": token})
     form = ["--data-urlencode", f"username={scene.USER}", "--data-urlencode", f"password={stage.password}"]
     where, url = Path(stage.node.directory) / "token.json", f"https://{scene.HOST}/token"
-    assert stage.curl("-d", "grant_type=password", *form, "-o", str(where), url=url)[0] == 200
+    ask = ["-d", "grant_type=password", *form, "-o", str(where)]
+    # Traefik takes a moment to read a new route.
+    scene.wait(lambda: stage.curl(*ask, url=url)[0] == 200, "a token is given", 30)
     given = json.loads(where.read_text())["access_token"]
     where.unlink()
     assert stage.curl("-H", f"Authorization: Bearer {given}")[0] == 200
