@@ -16,6 +16,8 @@ ANNOTATION = "traefik.ingress.kubernetes.io/router"
 # One year: the least that browsers' preload lists ask for.
 HSTS_SECONDS = 31536000
 AUTH = "auth"
+# Above the length of any rule: a host has at most 253 characters.
+FIRST_PRIORITY = "1000"
 # /auth/verify answers a few hundred bytes; a larger answer counts as a refusal.
 ANSWER_BYTES = 65536
 
@@ -94,7 +96,10 @@ def routes(service: ZImageService) -> list[Manifest]:
     items = [route(service, "", "/", "Prefix", chain)]
     if service.auth.tokens:
         unasked = [item for item in chain if item["metadata"]["name"] != f"{service.name}-{AUTH}"]
-        items.append(route(service, "token", "/token", "Exact", unasked))
+        token = route(service, "token", "/token", "Exact", unasked)
+        # By itself Traefik prefers the longer rule, and PathPrefix(`/`) is longer than Path(`/token`).
+        token["metadata"]["annotations"][f"{ANNOTATION}.priority"] = FIRST_PRIORITY
+        items.append(token)
     return items
 
 
