@@ -35,7 +35,7 @@ class Issuer:
     def __init__(self, cluster: Cluster, tell: Callable[[ZImageService], None]) -> None:
         self.cluster, self.tell = cluster, tell
         # Issues that this process has made and nothing was created under yet, with the time of their making.
-        # Only spares writes: without it an issue is replaced once more.
+        # Forgotten by a restart, which costs no more than replacing an issue once again.
         self.fresh: dict[str, datetime] = {}
 
     async def issue(
@@ -52,13 +52,18 @@ class Issuer:
         try:
             if service.generated:
                 await self.settle(service, now)
-        except NotOwned as error:
-            # The workers would trust whoever stands in a Secret that is not ours: none may run with it.
-            halted = [stopped(item) for item in desired if item["kind"] != "Deployment" or self.running(service)]
-            return halted, (error,)
         except Refused as error:
-            return [item for item in desired if item["kind"] != "Deployment"], (error,)
+            # The issue is in place already, or has just been deleted: it is settle's alone.
+            others = [item for item in desired if ref(item) != ref(issue(service))]
+            foreign = isinstance(error, NotOwned)
+            # The workers would trust whoever stands in a Secret that is not ours: none may run with it.
+            allowed = [stopped(item) if foreign else item for item in others if self.may_be(item, service, foreign)]
+            return allowed, (error,)
         return desired, ()
+
+    def may_be(self, item: Manifest, service: ZImageService, foreign: bool) -> bool:
+        """Whether an object may be applied without credentials: workers only where they are to be stopped."""
+        return item["kind"] != "Deployment" or (foreign and self.running(service))
 
     def running(self, service: ZImageService) -> bool:
         """Whether the service has workers, or may have some."""
@@ -76,7 +81,7 @@ class Issuer:
         if await self.valid(service, uid):
             self.fresh.pop(uid, None)
             return
-        taken = [item for item in self.chain(service, uid, "", "") if not await self.cluster.free(item)]
+        taken = [item for item in blank(service, uid) if not await self.cluster.free(item)]
         if taken and uid not in self.fresh:
             # A part of our own chain has gone, or a crash cut it short: all of it is made anew.
             await self.cluster.delete(ref(issue(service)), uid)
@@ -118,14 +123,6 @@ class Issuer:
         known = self.cluster.receipt(service)
         return bool(known and known.issue == uid)
 
-    def chain(self, service: ZImageService, uid: str, htpasswd: str, password: str) -> list[Manifest]:
-        """Build the three objects below the issue, as far as they can be built beforehand."""
-        return [
-            basic_secret(service, uid, htpasswd),
-            password_secret(service, uid, password),
-            receipt(service, uid, uid, ""),
-        ]
-
     async def create(self, service: ZImageService, uid: str) -> None:
         """Make up a password and create the chain; each link needs the uid of the one before."""
         password = secrets.token_urlsafe(PASSWORD_BYTES)
@@ -136,6 +133,11 @@ class Issuer:
         basic = await self.cluster.create(basic_secret(service, uid, htpasswd))
         shown = await self.cluster.create(password_secret(service, basic, password))
         await self.cluster.create(receipt(service, shown, uid, digest))
+
+
+def blank(service: ZImageService, uid: str) -> list[Manifest]:
+    """Build the three objects below the issue with nothing in them, to ask whether their names are free."""
+    return [basic_secret(service, uid, ""), password_secret(service, uid, ""), receipt(service, uid, uid, "")]
 
 
 def stopped(item: Manifest) -> Manifest:

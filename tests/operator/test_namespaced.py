@@ -86,7 +86,7 @@ def test_a_class_that_nobody_told_is_named(roles: Operator) -> None:
 
 
 def test_every_right_of_the_roles_was_used_and_none_is_missing(roles: Operator) -> None:
-    """The last test of this file, read off the audit log of those before it."""
+    """Read off the audit log of the tests before it."""
     requests = roles.requests()
     decision = "authorization.k8s.io/decision"
     assert [entry["requestURI"] for entry in requests if entry["annotations"].get(decision) == "forbid"] == []
@@ -110,3 +110,22 @@ def test_every_right_of_the_roles_was_used_and_none_is_missing(roles: Operator) 
     }
     assert not [item for item in documents() if item["kind"] in ("ClusterRole", "ClusterRoleBinding")]
     assert granted - used == set()
+
+
+def test_without_the_right_to_create_secrets_the_status_says_so_and_no_worker_starts(roles: Operator) -> None:
+    """After the count of rights: from here on one is missing, on purpose."""
+    cluster, place = roles.cluster, PLACES[1]
+    role = next(item for item in documents() if item["kind"] == "Role" and item["metadata"]["namespace"] == place)  # type: ignore[index]
+    kept = [rule for rule in role["rules"] if rule["resources"] != ["secrets"]]  # type: ignore[attr-defined]
+    cluster.apply({**role, "rules": kept})
+    cluster.apply(smallest("later", place, gpu={"count": 0}, ingress=None, auth={"basic": {"generate": True}}))
+
+    def told() -> str:
+        conditions = cluster.get("zis", "later", "-n", place)["status"].get("conditions", [])
+        return next((item["message"] for item in conditions if item["type"] == "AuthConfigured"), "")
+
+    eventually(lambda: 'cannot create resource "secrets"' in told(), "the missing right is named")
+    assert not cluster.kubectl("-n", place, "get", "deploy", "later", "--ignore-not-found", "-o", "name")
+    assert cluster.kubectl("-n", place, "get", "netpol", "later", "-o", "name")
+    cluster.apply(role)
+    eventually(lambda: cluster.kubectl("-n", place, "get", "deploy", "later", "--ignore-not-found", "-o", "name"))
