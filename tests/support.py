@@ -83,18 +83,25 @@ def eventually(what: Callable[[], T], message: str = "", seconds: float = PATIEN
 class Operator:
     """One operator process."""
 
-    def __init__(self, cluster: ControlPlane, directory: Path) -> None:
-        self.cluster, self.log = cluster, directory / "operator.log"
-        self.kubeconfig = cluster.kubeconfig_for("zimage-system", "zimage-operator")
+    def __init__(
+        self, cluster: ControlPlane, directory: Path, namespace: str = "zimage-system", **environment: str
+    ) -> None:
+        self.cluster, self.log, self.namespace = cluster, directory / "operator.log", namespace
+        self.environment = environment
+        self.kubeconfig = cluster.kubeconfig_for(namespace, "zimage-operator")
         self.process: subprocess.Popen[bytes] | None = None
+        self.port = 0
 
     def start(self, **settings: str) -> None:
         """Start it, with more settings than the usual ones where they are given."""
+        self.port = free_ports(1)[0]
         environment = {
             **os.environ,
             "KUBECONFIG": str(self.kubeconfig),
-            "ZIMAGE_OPERATOR_PORT": str(free_ports(1)[0]),
+            "ZIMAGE_OPERATOR_PORT": str(self.port),
             "ZIMAGE_OPERATOR_LOG_FORMAT": "json",
+            "ZIMAGE_OPERATOR_NAMESPACE": self.namespace,
+            **self.environment,
             **settings,
         }
         command = [sys.executable, "-m", "zimage_operator", "run"]
@@ -124,7 +131,7 @@ class Operator:
 
     def requests(self) -> list[dict[str, Any]]:
         """What this ServiceAccount asked of the API server, from the audit log."""
-        user = "system:serviceaccount:zimage-system:zimage-operator"
+        user = f"system:serviceaccount:{self.namespace}:zimage-operator"
         # A request that was broken off before it was authenticated has no user.
         return [entry for entry in self.cluster.audit() if entry["user"].get("username") == user]
 

@@ -142,8 +142,8 @@ def rendered(body: dict[str, Any], controller: str, environment: Environment = D
     service = parse({**body, "metadata": {"uid": NO_UID, **body["metadata"]}}, strict=True)
     edge = dialect(controller) if service.spec.ingress else None
     helpers = edge.helpers(service) if edge else []
-    route = [edge.route(service)] if edge and not service.spec.suspend else []
-    return [*children(service, environment), *helpers, *route]
+    routes = edge.routes(service) if edge and not service.spec.suspend else []
+    return [*children(service, environment), *helpers, *routes]
 
 
 def check(arguments: argparse.Namespace) -> int:

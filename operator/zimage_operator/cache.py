@@ -15,7 +15,7 @@ from .manifest import Key, Ref
 from .names import HASH_ANNOTATION, KIND, LABEL_INSTANCE, LABEL_MANAGED_BY, MANAGER, labels
 from .neighbourhood import Neighbourhood
 from .neighbours import is_stranger
-from .observed import ClassFacts, DeploymentFacts, PodFacts, owner_uid, read
+from .observed import ClassFacts, DeploymentFacts, PodFacts, ReceiptFacts, owner_uid, read
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Seen:
     key: Key
     # The digest of the intent that the object carries; anybody may have written it.
     stamp: str
-    facts: DeploymentFacts | PodFacts | ClassFacts | None
+    facts: DeploymentFacts | PodFacts | ClassFacts | ReceiptFacts | None
     # Kept until verified; None: nothing has changed since the last comparison.
     body: Mapping[str, Any] | None
 

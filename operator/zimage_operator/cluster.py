@@ -17,15 +17,16 @@ from .api import JSON_PATCH, MERGE_APPLY, Api, Denied
 from .cache import Cache, Seen
 from .errors import Altered, ClaimsMissing, Conflict, KindMissing, NamespaceTerminating, NotOwned, Refused, Rejected
 from .exposure import Exposure, Surroundings
-from .kinds import BY_NAME, CHILDREN, SERVICES
+from .kinds import BY_NAME, CHILDREN, SECRETS, SERVICES
 from .manifest import Key, Manifest, Ref, ref, stamped
-from .names import API_VERSION, HANDOVER_MANAGER, HASH_ANNOTATION, KIND, MANAGER, STATUS_MANAGER
+from .names import API_VERSION, HANDOVER_MANAGER, HASH_ANNOTATION, KIND, MANAGER, RECEIPT, STATUS_MANAGER
 from .observed import (
     ClassFacts,
     DeploymentFacts,
     Drift,
     EdgeReport,
     Observed,
+    ReceiptFacts,
     Report,
     at,
     drift,
@@ -107,7 +108,7 @@ class Cluster:
             return
         before = None if seen is None else seen.body
         if seen:
-            await self.hand_over(service, target, seen.uid)
+            await self.hand_over(service, item, seen.uid)
         live = await self.send(target, item, uid=seen.uid if seen else "")
         self.cache.observe(target.kind, live)
         metrics.APPLIES.labels(target.kind, "changed" if seen else "created").inc()
@@ -165,13 +166,13 @@ class Cluster:
             advice = "exempt this object from the mutating admission policy or webhook that does"
             raise Altered(target.kind, target.name, f"{text}: {advice}")
 
-    async def hand_over(self, service: ZImageService, target: Ref, uid: str) -> None:
+    async def hand_over(self, service: ZImageService, wanted: Manifest, uid: str) -> None:
         """Have another field manager hold a Deployment's replicas before we fall silent about them.
 
         A field that its only owner no longer sends goes back to its default: from eight workers to one.
         """
-        scaled = service.spec.autoscaling
-        if target.kind != "Deployment" or scaled is None or service.spec.suspend:
+        target, scaled = ref(wanted), service.spec.autoscaling
+        if target.kind != "Deployment" or scaled is None or "replicas" in wanted["spec"]:
             return
         path = BY_NAME[target.kind].path(target.namespace, target.name)
         live = await self.asked("GET", path, target)
@@ -239,6 +240,42 @@ class Cluster:
         ]
         log.warning("%s %s/%s: what others added makes it invalid", target.kind, target.namespace, target.name)
         await self.asked("PATCH", path, target, query={"fieldManager": MANAGER}, body=body, content_type=JSON_PATCH)
+        return True
+
+    async def create(self, item: Manifest, *, dry_run: bool = False) -> str:
+        """Create an object that must not be there yet; give its uid.
+
+        Raises:
+            Conflict: it is there.
+        """
+        target = ref(item)
+        query = {"fieldManager": MANAGER} | ({"dryRun": "All"} if dry_run else {})
+        path = BY_NAME[target.kind].path(target.namespace)
+        try:
+            live = await self.api.request("POST", path, kind=target.kind, query=query, body=item)
+        except Denied as error:
+            if error.reason == "AlreadyExists":
+                raise Conflict(f"{target.kind} {target.name} already exists") from error
+            raise translate(error, target) from error
+        if not dry_run and target.kind != SECRETS.name:
+            self.cache.observe(target.kind, live)
+        return str(live["metadata"]["uid"])
+
+    async def look(self, target: Ref) -> None:
+        """Read one object anew: the watch may be a moment behind another replica's write."""
+        try:
+            path = BY_NAME[target.kind].path(target.namespace, target.name)
+            self.cache.observe(target.kind, await self.api.request("GET", path, kind=target.kind))
+        except Denied as error:
+            if error.code != 404:
+                raise translate(error, target) from error
+
+    async def free(self, item: Manifest) -> bool:
+        """Whether an object could be created: a dry run needs no right to read what may stand there."""
+        try:
+            await self.create(item, dry_run=True)
+        except Conflict:
+            return False
         return True
 
     def report(self, service: ZImageService, target: Ref, found: list[Drift], *, deleted: bool) -> None:
@@ -318,6 +355,7 @@ class Cluster:
             existing=frozenset(target for target, _ in ours),
             deployment=deployments[0] if deployments else None,
             pods=self.cache.pods(key),
+            receipt=self.receipt(service),
             reports=reports,
             ingress_class=self.ingress_class(service),
             refused=refused,
@@ -332,6 +370,11 @@ class Cluster:
         """Give what the exposure audit looks at."""
         host = service.spec.ingress.host if service.spec.ingress else ""
         return self.cache.surroundings((service.namespace, service.name), host)
+
+    def receipt(self, service: ZImageService) -> ReceiptFacts | None:
+        """Give what is known of the generated credentials, if there are any."""
+        seen = self.cache.children.get(Ref("ConfigMap", service.namespace, f"{service.name}-{RECEIPT}"))
+        return seen.facts if seen and isinstance(seen.facts, ReceiptFacts) else None
 
     def ingress_class(self, service: ZImageService) -> ClassFacts | None:
         """Give the class that the service names, if it exists."""
@@ -357,9 +400,27 @@ class Cluster:
             if error.code == 404:
                 return False  # deleted meanwhile: nobody is left to tell
             raise translate(error, Ref(KIND, head["namespace"], head["name"])) from error
+        if live.get("status") != status:
+            live = await self.replace_status(path, head["uid"], status)
         self.cache.observe(KIND, live)
         metrics.STATUS_WRITES.inc()
         return True
+
+    async def replace_status(self, path: str, uid: str, status: Manifest) -> Manifest:
+        """Write the status as a whole: an apply leaves standing what somebody else wrote beside it."""
+        steps = [
+            {"op": "test", "path": "/metadata/uid", "value": uid},
+            {"op": "add", "path": "/status", "value": status},
+        ]
+        query = {"fieldManager": STATUS_MANAGER}
+        try:
+            live: Manifest = await self.api.request(
+                "PATCH", path, kind=KIND, query=query, body=steps, content_type=JSON_PATCH
+            )
+        except Denied as error:
+            # Deleted, or another of the same name, since we looked: the next event tells.
+            raise Conflict(str(error)) from error
+        return live
 
 
 def stamp(item: Manifest) -> str:

@@ -136,7 +136,7 @@ def status_schema() -> Schema:
             "templateRevision": text("Short digest of the pod template in force."),
             "dialect": text("What the edge speaks: read from the IngressClass's controller."),
             "gpu": text("The devices that each worker owns."),
-            "auth": text("How callers prove who they are: Basic, or None where that is waived."),
+            "auth": text("How callers prove who they are: Basic, JWT, Any (both), or None where that is waived."),
             "lastProbeTime": text(
                 "A look at every ready worker at this time gave what NetworkPolicyEnforced says. Newer looks that give "
                 "the same are recorded once an hour; zimage_service_last_probe_timestamp_seconds has each.",

@@ -6,8 +6,9 @@ OperatorError
 │   ├── NotOwned          an object of that name is there and is not ours
 │   ├── Rejected          the API server or an admission plugin said no
 │   ├── Altered           the API server stored something else than what we sent
-│   └── KindMissing       the API server does not know the kind (a CRD is not installed)
-│       └── ClaimsMissing its Kubernetes is too old for claims of devices
+│   ├── KindMissing       the API server does not know the kind (a CRD is not installed)
+│   │   └── ClaimsMissing its Kubernetes is too old for claims of devices
+│   └── Issuing           generated credentials wait until the old ones are cleared away
 ├── Conflict              somebody wrote at the same moment: again, at once
 ├── NamespaceTerminating  nothing can be created there any more: stop, without a retry
 ├── ClusterUnavailable    no answer, or 429 and 5xx for too long: again, with back-off
@@ -65,6 +66,12 @@ class ClaimsMissing(KindMissing):
     """resource.k8s.io/v1 is not served: Kubernetes before 1.34."""
 
     reason = "DeviceClaimsUnsupported"
+
+
+class Issuing(Refused):
+    """Generated credentials cannot be made yet: the garbage collector still clears the old ones away."""
+
+    reason = "IssuingCredentials"
 
 
 class Conflict(OperatorError):

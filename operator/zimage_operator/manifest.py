@@ -31,6 +31,8 @@ class Environment:
     former_worker_images: tuple[str, ...] = ()
     # OnSpecChange: a newer template waits for a change of the spec; Auto: it rolls at once.
     update_policy: str = "OnSpecChange"
+    # Whether workers may fetch an issuer's keys, and so open connections.
+    allow_jwks_url: bool = False
 
 
 @dataclass(frozen=True, order=True)

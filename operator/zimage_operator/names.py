@@ -57,8 +57,22 @@ WORKER_UID = 10001
 MODEL_MOUNT = "/model"
 BASIC_MOUNT = "/etc/zimage/basic"
 BASIC_KEY = "auth"
+JWKS_MOUNT = "/etc/zimage/jwks"
+JWKS_KEY = "jwks.json"
+SIGNING_MOUNT = "/etc/zimage/token"
+SIGNING_KEY = "key"
 CERTIFICATE_MOUNT = "/etc/zimage/certificate"
 CERTIFICATE_KEY = "tls.crt"
+
+# The Ingress NAME-this publishes POST /token.
+SIGN_IN = "token"
+
+# Generated credentials: NAME-this. The first two are Secrets, the other two ConfigMaps (credentials.py).
+HTPASSWD = "basic-auth"
+LOGIN = "credentials"
+ISSUE = "credentials"
+RECEIPT = "credentials-receipt"
+GENERATED_USER = "zimage"
 
 
 def selector_labels(instance: str, component: str = "worker") -> dict[str, str]:

@@ -75,6 +75,15 @@ class ClassFacts:
 
 
 @dataclass(frozen=True)
+class ReceiptFacts:
+    """What lasts as long as the generated credentials: the uid of their issue, and the htpasswd file's digest."""
+
+    issue: str
+    sha256: str
+    created: datetime
+
+
+@dataclass(frozen=True)
 class Problem:
     """Something that the worker could not load: the reason, and what to do."""
 
@@ -96,6 +105,9 @@ class Posture:
     matches_host: bool
     model_problems: tuple[Problem, ...]
     phase: str
+    key_ids: tuple[str, ...] = ()
+    # Digest of the htpasswd file; empty where there is none.
+    basic_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,6 +147,7 @@ class Observed:
     reports: Mapping[str, Report] = field(default_factory=dict)
     # None: no IngressClass of that name.
     ingress_class: ClassFacts | None = None
+    receipt: ReceiptFacts | None = None
     refused: tuple[Refused, ...] = ()
     # False where the operator runs outside the cluster, or was told not to probe.
     probing: bool = False
@@ -153,7 +166,7 @@ def owner_uid(item: Raw) -> str:
     return next((owner["uid"] for owner in owners if owner.get("controller") and owner["kind"] == KIND), "")
 
 
-def read(kind: str, item: Raw) -> DeploymentFacts | PodFacts | ClassFacts | None:
+def read(kind: str, item: Raw) -> DeploymentFacts | PodFacts | ClassFacts | ReceiptFacts | None:
     """Read the facts of an object of a kind that has any."""
     reader = READERS.get(kind)
     return reader(item) if reader else None
@@ -224,7 +237,21 @@ def read_class(item: Raw) -> ClassFacts:
     return ClassFacts(controller=(item.get("spec") or {}).get("controller", ""))
 
 
-READERS: dict[str, Callable[[Raw], DeploymentFacts | PodFacts | ClassFacts]] = {
+def read_receipt(item: Raw) -> ReceiptFacts | None:
+    """Read the receipt of generated credentials; other ConfigMaps say nothing.
+
+    Only one that belongs to a Secret: without that owner it would outlive what it stands for.
+    """
+    head, data = item["metadata"], item.get("data") or {}
+    owners = [owner["kind"] for owner in head.get("ownerReferences") or ()]
+    if "issue" not in data or owners != ["Secret"]:
+        return None
+    created = datetime.fromisoformat(head["creationTimestamp"])
+    return ReceiptFacts(str(data["issue"]), str(data.get("sha256", "")), created)
+
+
+READERS: dict[str, Callable[[Raw], DeploymentFacts | PodFacts | ClassFacts | ReceiptFacts | None]] = {
+    "ConfigMap": read_receipt,
     "Deployment": read_deployment,
     "Pod": read_pod,
     "IngressClass": read_class,
@@ -242,6 +269,8 @@ def read_posture(document: Any) -> Posture:
         return Posture(
             auth_mode=str(auth["mode"]),
             users=int(auth["users"]),
+            key_ids=tuple(str(item) for item in auth.get("keyIds") or ()),
+            basic_sha256=str((auth.get("filesSha256") or {}).get("basic", "")),
             auth_problems=problems(auth),
             certificate_wanted=document["certificate"] is not None,
             certificate_problems=problems(certificate),

@@ -44,6 +44,9 @@ class Settings:
     allowed_image_prefixes: tuple[str, ...]
     # What becomes of running workers whose template a newer operator would build otherwise.
     update_policy: str
+    allow_jwks_url: bool
+    # IngressClasses by name with their controllers, for an operator that may not look them up.
+    ingress_classes: Mapping[str, str]
     # Seconds between two looks at the same pod; 0: no probes at all.
     probe_interval_seconds: int
     # How the edge is reached to ask it as a stranger would; off by default.
@@ -92,6 +95,13 @@ def read(environment: Mapping[str, str]) -> Settings:
         update_policy=reader.get(
             "UPDATE_POLICY", "OnSpecChange", one_of(*POLICIES), f"write one of {', '.join(POLICIES)}"
         ),
+        allow_jwks_url=reader.get("ALLOW_JWKS_URL", "false", boolean, "write true or false"),
+        ingress_classes=reader.get(
+            "INGRESS_CLASSES",
+            "",
+            pairs,
+            "write name=controller, with commas between: traefik=traefik.io/ingress-controller",
+        ),
         probe_interval_seconds=reader.get(
             "PROBE_INTERVAL_SECONDS", interval, number(0, 86400), "write seconds, 0 to 86400"
         ),
@@ -133,6 +143,14 @@ def namespace(text: str) -> str:
 def words(text: str) -> tuple[str, ...]:
     """Split a list at its commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def pairs(text: str) -> dict[str, str]:
+    """Split a list of name=value."""
+    found = dict(part.split("=", 1) for part in words(text))
+    if not all(re.fullmatch(SUBDOMAIN, name) and value for name, value in found.items()):
+        raise ValueError(text)
+    return found
 
 
 def namespaces(text: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from laws import conditions, wait_for
-from support import Operator, smallest
+from support import Operator, eventually, smallest
 
 pytestmark = pytest.mark.control_plane
 
@@ -47,7 +47,8 @@ def test_nowhere_to_run(operator: Operator, namespace: str) -> None:
     assert "node affinity/selector" in conditions(cluster, namespace)["Ready"]["message"]
     spread = [{"topologyKey": "example.org/rack", "whenUnsatisfiable": "DoNotSchedule"}]
     cluster.apply(smallest(namespace=namespace, gpu={"count": 0}, scheduling={"topologySpread": spread}))
+    # It was unschedulable before, for the other reason.
+    eventually(lambda: "topology spread" in conditions(cluster, namespace)["Ready"]["message"], "the new reason")
     wait_for(cluster, namespace, "Unschedulable")
-    assert "topology spread" in conditions(cluster, namespace)["Ready"]["message"]
     cluster.apply(smallest(namespace=namespace, gpu={"count": 0}, scheduling={"topologySpread": []}))
     wait_for(cluster, namespace, "Ready")

@@ -11,6 +11,7 @@ from ..spec import ZImageService
 from .autoscaler import autoscaler
 from .claimtemplate import claim_template
 from .configmap import config_map
+from .credentials import issue
 from .deployment import deployment
 from .disruptionbudget import disruption_budget
 from .networkpolicy import network_policy
@@ -30,6 +31,7 @@ def children(service: ZImageService, environment: Environment, template: Templat
     before = [
         network_policy(service, environment),
         service_account(service),
+        *([issue(service)] if service.generated else []),
         config_map(service, template.settings),
         *([claim_template(service)] if spec.gpu.claimed else []),
     ]

@@ -10,19 +10,32 @@ from ..names import (
     CERTIFICATE_MOUNT,
     HTTP_PORT,
     HTTP_PORT_NAME,
+    JWKS_KEY,
+    JWKS_MOUNT,
     MANAGEMENT_PORT,
     MANAGEMENT_PORT_NAME,
     MODEL_MOUNT,
+    SIGNING_KEY,
+    SIGNING_MOUNT,
     WORKER_UID,
     selector_labels,
 )
-from ..spec import ClaimSource, TopologySpread, ZImageService, amounts
+from ..spec import Auth, ClaimSource, TopologySpread, ZImageService, amounts
 from .claimtemplate import CLAIM, claim_template_name
 
 # After the worker's own drain: closing sockets and freeing the GPU. A guess with room.
 EXIT_SECONDS = 15
 # Owner and group may read, others not: the files hold password hashes.
 CREDENTIAL_MODE = 0o440
+# Where each volume is mounted.
+PATHS = {
+    "model": MODEL_MOUNT,
+    "tmp": "/tmp",  # noqa: S108
+    "basic": BASIC_MOUNT,
+    "jwks": JWKS_MOUNT,
+    "token": SIGNING_MOUNT,
+    "certificate": CERTIFICATE_MOUNT,
+}
 
 
 def pod(service: ZImageService, environment: Environment) -> Manifest:
@@ -145,11 +158,25 @@ def volumes(service: ZImageService) -> list[Manifest]:
         {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
     ]
     if service.auth.basic:
-        items.append(secret_volume("basic", service.auth.basic.secret_name, BASIC_KEY, "htpasswd"))
+        items.append(secret_volume("basic", service.basic_secret, BASIC_KEY, "htpasswd"))
+    items += token_volumes(service.auth)
     if service.spec.ingress and service.spec.ingress.tls:
         # The certificate alone, for the posture: the key stays with the edge.
         name = service.spec.ingress.tls.secret_name
         items.append(secret_volume("certificate", name, CERTIFICATE_KEY, CERTIFICATE_KEY))
+    return items
+
+
+def token_volumes(auth: Auth) -> list[Manifest]:
+    """Build the volumes with the keys that verify tokens."""
+    items = []
+    if auth.jwt and auth.jwt.jwks.secret_name:
+        items.append(secret_volume("jwks", auth.jwt.jwks.secret_name, JWKS_KEY, JWKS_KEY))
+    if auth.jwt and auth.jwt.jwks.config_map_name:
+        source = {"name": auth.jwt.jwks.config_map_name, "optional": True, "defaultMode": CREDENTIAL_MODE}
+        items.append({"name": "jwks", "configMap": {**source, "items": [{"key": JWKS_KEY, "path": JWKS_KEY}]}})
+    if auth.token and auth.token.enabled and auth.token.signing_key_secret_name:
+        items.append(secret_volume("token", auth.token.signing_key_secret_name, SIGNING_KEY, SIGNING_KEY))
     return items
 
 
@@ -169,6 +196,5 @@ def model_volume(service: ZImageService) -> Manifest:
 
 def mounts(service: ZImageService) -> list[Manifest]:
     """Build the mounts that belong to `volumes`."""
-    paths = {"model": MODEL_MOUNT, "tmp": "/tmp", "basic": BASIC_MOUNT, "certificate": CERTIFICATE_MOUNT}  # noqa: S108
-    named = ((item["name"], paths[item["name"]]) for item in volumes(service))
+    named = ((item["name"], PATHS[item["name"]]) for item in volumes(service))
     return [{"name": name, "mountPath": path, **({} if name == "tmp" else {"readOnly": True})} for name, path in named]
