@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.control_plane import ControlPlane
-from support import eventually, smallest
+from support import PATIENCE_SECONDS, eventually, smallest
 
 
 def conditions(cluster: ControlPlane, namespace: str, name: str = "studio") -> dict[str, dict[str, Any]]:
@@ -39,9 +39,17 @@ def reason(cluster: ControlPlane, namespace: str, type_: str = "Ready", name: st
     return str(conditions(cluster, namespace, name).get(type_, {}).get("reason", ""))
 
 
-def wait_for(cluster: ControlPlane, namespace: str, wanted: str, type_: str = "Ready", name: str = "studio") -> None:
+def wait_for(
+    cluster: ControlPlane,
+    namespace: str,
+    wanted: str,
+    type_: str = "Ready",
+    name: str = "studio",
+    seconds: float = PATIENCE_SECONDS,
+) -> None:
+    message = f"{type_} {wanted} in {namespace}"
     try:
-        eventually(lambda: reason(cluster, namespace, type_, name) == wanted, f"{type_} {wanted} in {namespace}")
+        eventually(lambda: reason(cluster, namespace, type_, name) == wanted, message, seconds)
     except AssertionError as error:
         seen = [
             f"{item['type']} {item['reason']}: {item['message']}"

@@ -24,11 +24,32 @@ CLASS = {
 }
 
 
+# A DRA driver on the fake node, as it would announce itself: one GPU.
+DRIVER = "gpu.example.com"
+DEVICE_CLASS = {
+    "apiVersion": "resource.k8s.io/v1",
+    "kind": "DeviceClass",
+    "metadata": {"name": DRIVER},
+    "spec": {"selectors": [{"cel": {"expression": f"device.driver == '{DRIVER}'"}}]},
+}
+DEVICES = {
+    "apiVersion": "resource.k8s.io/v1",
+    "kind": "ResourceSlice",
+    "metadata": {"name": "fake-0-gpus"},
+    "spec": {
+        "driver": DRIVER,
+        "nodeName": "fake-0",
+        "pool": {"name": "fake-0", "generation": 1, "resourceSliceCount": 1},
+        "devices": [{"name": "gpu-0"}],
+    },
+}
+
+
 def smallest(name: str = "studio", namespace: str = "default", **spec: Any) -> dict[str, Any]:
     """The smallest useful resource, with parts of its spec replaced (None: taken out)."""
     body: dict[str, Any] = {
         "model": {"persistentVolumeClaim": {"claimName": "z-image-turbo"}},
-        "ingress": {"host": "img.example.org", "className": "traefik", "tls": {"secretName": "img-tls"}},
+        "ingress": published("img.example.org"),
         "auth": {"basic": {"secretName": "studio-users"}},
         **spec,
     }
@@ -38,6 +59,11 @@ def smallest(name: str = "studio", namespace: str = "default", **spec: Any) -> d
         "metadata": {"name": name, "namespace": namespace},
         "spec": {key: value for key, value in body.items() if value is not None},
     }
+
+
+def published(host: str) -> dict[str, Any]:
+    """A `spec.ingress` with a host of its own: of two services of one host only the older has a route."""
+    return {"host": host, "className": CLASS["metadata"]["name"], "tls": {"secretName": "img-tls"}}
 
 
 T = TypeVar("T")
@@ -57,17 +83,26 @@ def eventually(what: Callable[[], T], message: str = "", seconds: float = PATIEN
 class Operator:
     """One operator process."""
 
-    def __init__(self, cluster: ControlPlane, directory: Path) -> None:
-        self.cluster, self.log = cluster, directory / "operator.log"
-        self.kubeconfig = cluster.kubeconfig_for("zimage-system", "zimage-operator")
+    def __init__(
+        self, cluster: ControlPlane, directory: Path, namespace: str = "zimage-system", **environment: str
+    ) -> None:
+        self.cluster, self.log, self.namespace = cluster, directory / "operator.log", namespace
+        self.environment = environment
+        self.kubeconfig = cluster.kubeconfig_for(namespace, "zimage-operator")
         self.process: subprocess.Popen[bytes] | None = None
+        self.port = 0
 
-    def start(self) -> None:
+    def start(self, **settings: str) -> None:
+        """Start it, with more settings than the usual ones where they are given."""
+        self.port = free_ports(1)[0]
         environment = {
             **os.environ,
             "KUBECONFIG": str(self.kubeconfig),
-            "ZIMAGE_OPERATOR_PORT": str(free_ports(1)[0]),
+            "ZIMAGE_OPERATOR_PORT": str(self.port),
             "ZIMAGE_OPERATOR_LOG_FORMAT": "json",
+            "ZIMAGE_OPERATOR_NAMESPACE": self.namespace,
+            **self.environment,
+            **settings,
         }
         command = [sys.executable, "-m", "zimage_operator", "run"]
         environment["PYTHONPATH"] = str(ROOT / "operator")
@@ -79,9 +114,24 @@ class Operator:
         self.process.terminate()
         return self.process.wait(30)
 
+    def leads(self) -> int:
+        """How often a process of it has taken the lead so far; before that SIGTERM finds nobody to answer it."""
+        return self.log.read_text().count("leading as")
+
+    def stop_in_order(self) -> None:
+        """Stop it once it leads, and see that it ends well."""
+        eventually(self.leads, "it leads")
+        assert self.stop() == 0
+
+    def start_and_lead(self, **settings: str) -> None:
+        """Start it and wait until it acts."""
+        before = self.leads()
+        self.start(**settings)
+        eventually(lambda: self.leads() > before, "it leads again")
+
     def requests(self) -> list[dict[str, Any]]:
         """What this ServiceAccount asked of the API server, from the audit log."""
-        user = "system:serviceaccount:zimage-system:zimage-operator"
+        user = f"system:serviceaccount:{self.namespace}:zimage-operator"
         # A request that was broken off before it was authenticated has no user.
         return [entry for entry in self.cluster.audit() if entry["user"].get("username") == user]
 
@@ -114,3 +164,21 @@ def claim(cluster: ControlPlane, namespace: str, name: str = "z-image-turbo") ->
             "spec": {**shared, "resources": {"requests": size}, "volumeName": volume},
         },
     )
+
+
+def mutation(name: str, namespace: str, resource: tuple[str, str, str], expression: str) -> list[dict[str, Any]]:
+    """A MutatingAdmissionPolicy for one namespace, and its binding."""
+    group, version, plural = resource
+    rule = {"apiGroups": [group], "apiVersions": [version], "resources": [plural], "operations": ["CREATE", "UPDATE"]}
+    head = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": name}}
+    place = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    spec = {
+        "failurePolicy": "Fail",
+        "reinvocationPolicy": "Never",
+        "matchConstraints": {"resourceRules": [rule], "namespaceSelector": place},
+        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": expression}}],
+    }
+    return [
+        {**head, "kind": "MutatingAdmissionPolicy", "spec": spec},
+        {**head, "kind": "MutatingAdmissionPolicyBinding", "spec": {"policyName": name}},
+    ]

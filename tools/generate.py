@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
 """Write everything that is made from the code, or with --check say what is out of date.
 
-generate.py [--check]
+generate.py [--check | --freeze VERSION]
+
+--freeze: at a release, keep what this operator makes of the golden resources as tests/operator/upgrade/VERSION,
+for its successors to be held against (test_upgrade.py).
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,17 +18,22 @@ import yaml
 
 from zimage_operator.__main__ import CONTROLLER, document, rendered
 from zimage_operator.crd import definition
+from zimage_operator.manifest import Manifest
 from zimage_operator.names import GROUP, PLURAL
+from zimage_operator.policy import policy
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def outputs() -> dict[Path, str]:
     """Give every generated file with what it has to hold."""
+    folder = ROOT / "operator"
     return {
         ROOT / "crds" / f"{GROUP}_{PLURAL}.yaml": document(definition()),
+        folder / "admission-policy.yaml": ABOUT_POLICY + documents(policy()),
+        folder / "install-namespaced.yaml": ABOUT_ROLES + documents(namespaced()),
         ROOT / "docs/reference/worker-metrics.md": worker_metrics.page(),
-        ROOT / "operator/zimage_operator/memory_plan.py": copied(ROOT / "worker/zimage_worker/memory_plan.py"),
+        folder / "zimage_operator/memory_plan.py": copied(ROOT / "worker/zimage_worker/memory_plan.py"),
         **goldens(),
     }
 
@@ -37,7 +46,49 @@ def goldens() -> dict[Path, str]:
 
 def children(path: Path) -> str:
     """Give the children of one resource as YAML documents, in the order of application."""
-    return "---\n".join(document(item) for item in rendered(yaml.safe_load(path.read_text()), CONTROLLER))
+    return documents(rendered(yaml.safe_load(path.read_text()), CONTROLLER))
+
+
+def documents(items: list[Manifest]) -> str:
+    """Write several manifests into one file."""
+    return "---\n".join(document(item) for item in items)
+
+
+ABOUT_POLICY = """\
+# Who may write a ZImageService: only who may create Deployments there and read the Secrets that it names.
+# kubectl apply --server-side -f operator/admission-policy.yaml (Kubernetes 1.30 and newer; made by make generate)
+"""
+ABOUT_ROLES = """\
+# The operator for one namespace, with Roles only: in place of operator/install.yaml (made from it by make generate).
+# For more namespaces repeat the Role and the RoleBinding of team-a, and list them all in
+# ZIMAGE_OPERATOR_WATCH_NAMESPACES. What it cannot do without a ClusterRole: look up IngressClasses (write them into
+# ZIMAGE_OPERATOR_INGRESS_CLASSES) and notice CRDs that are installed after its start (restart it then).
+"""
+PLACE = "team-a"
+# Resources that belong to no namespace: no Role can give them.
+CLUSTER_WIDE = {"ingressclasses", "customresourcedefinitions"}
+
+
+def namespaced() -> list[Manifest]:
+    """Turn operator/install.yaml into its variant with Roles only."""
+    items = yaml.safe_load_all((ROOT / "operator" / "install.yaml").read_text())
+    return [in_namespace(item) for item in items]
+
+
+def in_namespace(item: Manifest) -> Manifest:
+    """Turn one object into what it is for one namespace."""
+    kind, head = item["kind"], item["metadata"]
+    if kind == "ClusterRole":
+        rules = [rule for rule in item["rules"] if not CLUSTER_WIDE & set(rule["resources"])]
+        return {**item, "kind": "Role", "metadata": {**head, "namespace": PLACE}, "rules": rules}
+    if kind == "ClusterRoleBinding":
+        role = {**item["roleRef"], "kind": "Role"}
+        return {**item, "kind": "RoleBinding", "metadata": {**head, "namespace": PLACE}, "roleRef": role}
+    if kind == "Deployment":
+        container = item["spec"]["template"]["spec"]["containers"][0]
+        values = {"WATCH_NAMESPACES": PLACE, "INGRESS_CLASSES": f"traefik={CONTROLLER}"}
+        container["env"] += [{"name": f"ZIMAGE_OPERATOR_{name}", "value": text} for name, text in values.items()]
+    return item
 
 
 def copied(source: Path) -> str:
@@ -46,8 +97,22 @@ def copied(source: Path) -> str:
     return head + source.read_text()
 
 
+# Their templates differ from each other in what an upgrade may get wrong.
+FROZEN_CASES = ("smallest", "scheduling", "image-source", "no-gpu")
+
+
+def freeze(version: str) -> None:
+    """Copy some golden cases as they are now."""
+    golden, target = ROOT / "tests" / "operator" / "golden", ROOT / "tests" / "operator" / "upgrade" / version
+    for case in FROZEN_CASES:
+        shutil.copytree(golden / case, target / case)
+
+
 def main() -> int:
     """Write or compare; exit code 1 where --check finds a difference."""
+    if "--freeze" in sys.argv:
+        freeze(sys.argv[-1])
+        return 0
     stale = [path for path, text in outputs().items() if not path.exists() or path.read_text() != text]
     if "--check" in sys.argv:
         for path in stale:

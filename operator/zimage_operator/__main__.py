@@ -17,7 +17,7 @@ from .children import children
 from .crd import definition
 from .edge import dialect
 from .errors import BadSettings, InvalidSpec
-from .manifest import Environment, Manifest
+from .manifest import Environment, Manifest, stamped
 from .names import API_VERSION, KIND
 from .spec import parse
 
@@ -115,8 +115,14 @@ def render(arguments: argparse.Namespace) -> int:
     """Print the children of every ZImageService in a file."""
     items: list[Manifest] = []
     try:
+        known = settings.read(os.environ)
+        environment = Environment(known.worker_image, known.namespace, known.allowed_image_prefixes)
         for body in documents(arguments.manifest):
-            items += rendered(body, arguments.controller)
+            # With the digest that the operator adds: what is printed is what it sends, to the byte.
+            items += map(stamped, rendered(body, arguments.controller, environment))
+    except BadSettings as error:
+        print(*error.problems, sep="\n", file=sys.stderr)
+        return USAGE
     except (OSError, yaml.YAMLError, InvalidSpec) as error:
         print(f"{arguments.manifest}: {why(error)}", file=sys.stderr)
         return 1
@@ -124,7 +130,10 @@ def render(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def rendered(body: dict[str, Any], controller: str) -> list[Manifest]:
+DEFAULTS = Environment(settings.RELEASED_WORKER, settings.DEFAULT_NAMESPACE)
+
+
+def rendered(body: dict[str, Any], controller: str, environment: Environment = DEFAULTS) -> list[Manifest]:
     """Give what one resource becomes, in order, behind an edge whose IngressClass names `controller`.
 
     Raises:
@@ -132,9 +141,9 @@ def rendered(body: dict[str, Any], controller: str) -> list[Manifest]:
     """
     service = parse({**body, "metadata": {"uid": NO_UID, **body["metadata"]}}, strict=True)
     edge = dialect(controller) if service.spec.ingress else None
-    environment = Environment(settings.RELEASED_WORKER, settings.DEFAULT_NAMESPACE)
-    route = [*edge.helpers(service), edge.route(service)] if edge else []
-    return [*children(service, environment), *route]
+    helpers = edge.helpers(service) if edge else []
+    routes = edge.routes(service) if edge and not service.spec.suspend else []
+    return [*children(service, environment), *helpers, *routes]
 
 
 def check(arguments: argparse.Namespace) -> int:

@@ -28,6 +28,7 @@ TRIES = 5
 TIMEOUT_SECONDS = 30.0
 PAGE = 500
 MERGE_APPLY = "application/apply-patch+yaml"
+JSON_PATCH = "application/json-patch+json"
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from .exposure import Claim, Surroundings
 from .manifest import Key, Ref
 from .names import HASH_ANNOTATION, KIND, LABEL_INSTANCE, LABEL_MANAGED_BY, MANAGER, labels
 from .neighbourhood import Neighbourhood
-from .neighbours import is_stranger
-from .observed import ClassFacts, DeploymentFacts, PodFacts, owner_uid, read
+from .neighbours import controller, is_stranger
+from .observed import ClassFacts, DeploymentFacts, PodFacts, ReceiptFacts, owner_uid, read
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Seen:
     key: Key
     # The digest of the intent that the object carries; anybody may have written it.
     stamp: str
-    facts: DeploymentFacts | PodFacts | ClassFacts | None
+    facts: DeploymentFacts | PodFacts | ClassFacts | ReceiptFacts | None
     # Kept until verified; None: nothing has changed since the last comparison.
     body: Mapping[str, Any] | None
 
@@ -93,7 +93,7 @@ class Cache:
         """Take in a child or a pod."""
         head = item["metadata"]
         ref = Ref(kind, head["namespace"], head["name"])
-        key = (ref.namespace, (head.get("labels") or {}).get(LABEL_INSTANCE, ""))
+        key = (ref.namespace, service_name(item))
         old = self.children.get(ref)
         if old and old.uid == head["uid"] and old.version >= version(item) and not deleted:
             return []
@@ -110,7 +110,7 @@ class Cache:
             self.by_key.get(old.key, set()).discard(ref)
         self.children[ref] = Seen(head["uid"], version(item), owner_uid(item), key, stamp, facts, body)
         self.by_key.setdefault(key, set()).add(ref)
-        # A hand edit of the instance label moves the child: the service that lost it has to look.
+        # Another owner or, without one, another label moves the child: the service that lost it has to look.
         keys = {key, old.key} if old else {key}
         return list(keys) if changed else []
 
@@ -184,6 +184,17 @@ def is_child(kind: str, item: Mapping[str, Any]) -> bool:
     """Whether an object is kept as a child: by its label or its controller. A stranger's pod never is."""
     labelled = (item["metadata"].get("labels") or {}).get(LABEL_MANAGED_BY) == MANAGER
     return (labelled or bool(owner_uid(item))) and not (kind == "Pod" and is_stranger(item))
+
+
+def service_name(item: Mapping[str, Any]) -> str:
+    """Give the name of the service that an object is of: its controller's, else by its label.
+
+    A label that was edited by hand must not make the child one of a service that does not exist:
+    what is known of it would be forgotten, and nobody told who did it.
+    """
+    owner = controller(item)
+    label = (item["metadata"].get("labels") or {}).get(LABEL_INSTANCE, "")
+    return str(owner["name"] if owner.get("kind") == KIND else label)
 
 
 def host(body: Mapping[str, Any]) -> str:

@@ -6,23 +6,45 @@ bears our name and is not ours is never touched.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from . import metrics
-from .api import MERGE_APPLY, Api, Denied
+from .api import JSON_PATCH, MERGE_APPLY, Api, Denied
 from .cache import Cache, Seen
-from .errors import Conflict, KindMissing, NamespaceTerminating, NotOwned, Refused, Rejected
+from .errors import Altered, ClaimsMissing, Conflict, KindMissing, NamespaceTerminating, NotOwned, Refused, Rejected
 from .exposure import Exposure, Surroundings
-from .kinds import BY_NAME, CHILDREN, SERVICES
+from .kinds import BY_NAME, CHILDREN, SECRETS, SERVICES
 from .manifest import Key, Manifest, Ref, ref, stamped
-from .names import API_VERSION, HASH_ANNOTATION, KIND, MANAGER, STATUS_MANAGER
-from .observed import ClassFacts, DeploymentFacts, Drift, EdgeReport, Observed, Report, drift, owner_uid
+from .names import API_VERSION, HANDOVER_MANAGER, HASH_ANNOTATION, KIND, MANAGER, RECEIPT, STATUS_MANAGER
+from .observed import (
+    ClassFacts,
+    DeploymentFacts,
+    Drift,
+    EdgeReport,
+    Observed,
+    ReceiptFacts,
+    Report,
+    at,
+    drift,
+    held_replicas,
+    owner_uid,
+    read,
+    reclaimed,
+)
 from .spec import ZImageService
+from .status import PROTECTION_KINDS
 
 log = logging.getLogger(__name__)
+
+# Between two repairs of one object: a competitor that rewrites it in a loop costs four writes a
+# second, and a policy that it opened is never open for longer than this.
+REPAIR_SECONDS = 0.25
+# Holds what the user cannot get back: never pruned, only garbage-collected with the resource.
+NEVER_PRUNED = frozenset({"PersistentVolumeClaim"})
 
 
 @dataclass(frozen=True)
@@ -38,8 +60,19 @@ class Repair:
 class Cluster:
     """The API server, seen through the cache."""
 
-    def __init__(self, api: Api, cache: Cache, on_repair: Callable[[ZImageService, Repair], None]) -> None:
-        self.api, self.cache, self.on_repair = api, cache, on_repair
+    def __init__(
+        self,
+        api: Api,
+        cache: Cache,
+        on_repair: Callable[[ZImageService, Repair], None],
+        later: Callable[[Key, float], None],
+    ) -> None:
+        self.api, self.cache, self.on_repair, self.later = api, cache, on_repair, later
+        # When each object was last put right, by the loop's clock.
+        self.repaired: dict[Ref, float] = {}
+        # What the API server makes of our intent at once (an admission policy that injects):
+        # the fields, and their values. It is a co-owner's, and not fought over.
+        self.conceded: dict[Ref, dict[tuple[str, ...], Any]] = {}
 
     async def apply(self, service: ZImageService, wanted: Collection[Manifest]) -> tuple[Refused, ...]:
         """Bring `wanted` in place, in order; stop at the first object that is refused.
@@ -67,35 +100,102 @@ class Cluster:
             raise not_owned(target)
         if seen is None:
             seen = await self.find(service, target)
-        if seen and self.stands(item, seen):
+        if seen and self.stands(target, item, seen):
             self.cache.applied[target] = stamp(item)
             return
+        if known == stamp(item) and not self.turn(service, target):
+            self.guard(target)
+            return
         before = None if seen is None else seen.body
+        if seen:
+            await self.hand_over(service, item, seen.uid)
         live = await self.send(target, item, uid=seen.uid if seen else "")
         self.cache.observe(target.kind, live)
         metrics.APPLIES.labels(target.kind, "changed" if seen else "created").inc()
-        self.verify(target, item, live)
+        self.concede(target, item, live)
         if known == stamp(item):
             self.report(service, target, drift(item, before) if before else [], deleted=seen is None)
         self.cache.applied[target] = stamp(item)
+        self.guard(target)
 
-    def stands(self, item: Manifest, seen: Seen) -> bool:
+    def stands(self, target: Ref, item: Manifest, seen: Seen) -> bool:
         """Whether the live object carries this very intent and still looks like it."""
         if seen.stamp != stamp(item):
             return False
-        if seen.body is not None and drift(item, seen.body):
+        conceded = self.conceded.get(target, {})
+        if conceded and target.kind in PROTECTION_KINDS:
+            return False  # tried again until it is taken as it is
+        body = seen.body
+        if body is not None and any(
+            found.path not in conceded or at(body, found.path) != conceded[found.path] for found in drift(item, body)
+        ):
             return False
         seen.body = None
         return True
 
-    def verify(self, target: Ref, item: Manifest, live: Manifest) -> None:
-        """Check that the server took what we sent: what it changes at once we must not send for ever."""
-        left = drift(item, live)
+    def turn(self, service: ZImageService, target: Ref) -> bool:
+        """Whether a repair of this object may be made now; if not, the service is looked at again soon."""
+        now = asyncio.get_running_loop().time()
+        left = self.repaired.get(target, -REPAIR_SECONDS) + REPAIR_SECONDS - now
+        if left > 0:
+            self.later((service.namespace, service.name), left)
+            return False
+        self.repaired[target] = now
+        return True
+
+    def concede(self, target: Ref, item: Manifest, live: Manifest) -> None:
+        """Remember what the server made of our intent: what it changes at once we must not send for ever."""
+        left = {found.path: at(live, found.path) for found in drift(item, live)}
+        self.conceded.pop(target, None)
         if left:
-            paths = ", ".join(".".join(found.path) for found in left)
+            paths = ", ".join(".".join(path) for path in left)
             log.warning("%s %s/%s: the API server changed %s", target.kind, target.namespace, target.name, paths)
+            self.conceded[target] = left
         if target in self.cache.children:
             self.cache.children[target].body = None
+
+    def guard(self, target: Ref) -> None:
+        """Refuse a protection that does not stand as it was sent.
+
+        Raises:
+            Altered: an admission policy or webhook changes it on its way in.
+        """
+        if target.kind in PROTECTION_KINDS and target in self.conceded:
+            paths = ", ".join(".".join(path) for path in self.conceded[target])
+            text = f"{target.kind} {target.name} does not stand as it was sent: something changes {paths} on its way in"
+            advice = "exempt this object from the mutating admission policy or webhook that does"
+            raise Altered(target.kind, target.name, f"{text}: {advice}")
+
+    async def hand_over(self, service: ZImageService, wanted: Manifest, uid: str) -> None:
+        """Have another field manager hold a Deployment's replicas before we fall silent about them.
+
+        A field that its only owner no longer sends goes back to its default: from eight workers to one.
+        """
+        target, scaled = ref(wanted), service.spec.autoscaling
+        if target.kind != "Deployment" or scaled is None or "replicas" in wanted["spec"]:
+            return
+        path = BY_NAME[target.kind].path(target.namespace, target.name)
+        live = await self.asked("GET", path, target)
+        count = held_replicas(live)
+        if count is None:
+            return
+        # Not less than the minimum: an autoscaler leaves alone what stands at zero.
+        item = {
+            "apiVersion": live["apiVersion"],
+            "kind": target.kind,
+            "metadata": {"name": target.name, "namespace": target.namespace, "uid": uid},
+            "spec": {"replicas": max(count, scaled.min_replicas)},
+        }
+        query = {"fieldManager": HANDOVER_MANAGER, "force": "true"}
+        await self.asked("PATCH", path, target, query=query, body=item, content_type=MERGE_APPLY)
+
+    async def asked(self, verb: str, path: str, target: Ref, **more: Any) -> Manifest:
+        """Send one request about a child; a refusal says which one it is about."""
+        try:
+            answer: Manifest = await self.api.request(verb, path, kind=target.kind, **more)
+        except Denied as error:
+            raise translate(error, target) from error
+        return answer
 
     async def find(self, service: ZImageService, target: Ref) -> Seen | None:
         """Look at a name that no watch has shown us: is it free, ours without its label, or somebody else's?"""
@@ -110,20 +210,73 @@ class Cluster:
             raise not_owned(target)
         annotations = live["metadata"].get("annotations") or {}
         key = (service.namespace, service.name)
-        return Seen(live["metadata"]["uid"], 0, service.uid, key, annotations.get(HASH_ANNOTATION, ""), None, live)
+        facts = read(target.kind, live)
+        return Seen(live["metadata"]["uid"], 0, service.uid, key, annotations.get(HASH_ANNOTATION, ""), facts, live)
 
     async def send(self, target: Ref, item: Manifest, uid: str) -> Manifest:
         """Apply on the server; with `uid` only to that very object."""
         body = {**item, "metadata": {**item["metadata"], "uid": uid}} if uid else item
         query = {"fieldManager": MANAGER, "force": "true"}
         path = BY_NAME[target.kind].path(target.namespace, target.name)
+        more: dict[str, Any] = {"query": query, "body": body, "content_type": MERGE_APPLY}
         try:
-            live: Manifest = await self.api.request(
-                "PATCH", path, kind=target.kind, query=query, body=body, content_type=MERGE_APPLY
-            )
+            return await self.asked("PATCH", path, target, **more)
+        except Rejected as error:
+            # What others left in our object may be what makes it invalid: a volume renamed by hand
+            # stays beside ours, at the same mount path.
+            if error.code != 422 or not uid or not await self.reclaim(target, path):
+                raise
+        return await self.asked("PATCH", path, target, **more)
+
+    async def reclaim(self, target: Ref, path: str) -> bool:
+        """Become the manager of what others hold of an object of ours: the next apply takes it out."""
+        live = await self.asked("GET", path, target)
+        held = reclaimed(live)
+        if held is None:
+            return False
+        body = [
+            {"op": "test", "path": "/metadata/resourceVersion", "value": live["metadata"]["resourceVersion"]},
+            {"op": "replace", "path": "/metadata/managedFields", "value": held},
+        ]
+        log.warning("%s %s/%s: what others added makes it invalid", target.kind, target.namespace, target.name)
+        await self.asked("PATCH", path, target, query={"fieldManager": MANAGER}, body=body, content_type=JSON_PATCH)
+        return True
+
+    async def create(self, item: Manifest, *, dry_run: bool = False) -> str:
+        """Create an object that must not be there yet; give its uid.
+
+        Raises:
+            Conflict: it is there.
+        """
+        target = ref(item)
+        query = {"fieldManager": MANAGER} | ({"dryRun": "All"} if dry_run else {})
+        path = BY_NAME[target.kind].path(target.namespace)
+        try:
+            live = await self.api.request("POST", path, kind=target.kind, query=query, body=item)
         except Denied as error:
+            if error.reason == "AlreadyExists":
+                raise Conflict(f"{target.kind} {target.name} already exists") from error
             raise translate(error, target) from error
-        return live
+        if not dry_run and target.kind != SECRETS.name:
+            self.cache.observe(target.kind, live)
+        return str(live["metadata"]["uid"])
+
+    async def look(self, target: Ref) -> None:
+        """Read one object anew: the watch may be a moment behind another replica's write."""
+        try:
+            path = BY_NAME[target.kind].path(target.namespace, target.name)
+            self.cache.observe(target.kind, await self.api.request("GET", path, kind=target.kind))
+        except Denied as error:
+            if error.code != 404:
+                raise translate(error, target) from error
+
+    async def free(self, item: Manifest) -> bool:
+        """Whether an object could be created: a dry run needs no right to read what may stand there."""
+        try:
+            await self.create(item, dry_run=True)
+        except Conflict:
+            return False
+        return True
 
     def report(self, service: ZImageService, target: Ref, found: list[Drift], *, deleted: bool) -> None:
         """Tell of a hand edit: the same intent had been in place before."""
@@ -142,6 +295,7 @@ class Cluster:
             (target, seen)
             for target, seen in self.cache.of((service.namespace, service.name))
             if seen.owner == service.uid and target.kind in order and target not in kept
+            if target.kind not in NEVER_PRUNED
         ]
         for target, seen in sorted(owned, key=lambda pair: order.index(pair[0].kind), reverse=True):
             await self.delete(target, seen.uid)
@@ -157,8 +311,29 @@ class Cluster:
                 raise translate(error, target) from error
         if target in self.cache.children and self.cache.children[target].uid == uid:
             self.cache.forget(target)
-        self.cache.applied.pop(target, None)
+        self.forget(target)
         metrics.PRUNED.labels(target.kind).inc()
+
+    def forget(self, target: Ref) -> None:
+        """Forget what was remembered about an object that is no longer wanted."""
+        for memory in (self.cache.applied, self.repaired, self.conceded):
+            memory.pop(target, None)
+
+    async def revision(self, service: ZImageService, status: Mapping[str, Any]) -> str:
+        """Give the revision of the template that workers run with; "" where there is none.
+
+        Without its label the watch does not show the Deployment: where the status knows of a
+        template it is looked for by name.
+        """
+        target = Ref("Deployment", service.namespace, service.name)
+        seen = self.cache.children.get(target)
+        if seen is None and status.get("templateRevision"):
+            try:
+                seen = await self.find(service, target)
+            except NotOwned:
+                return ""
+        facts = seen.facts if seen and seen.owner == service.uid else None
+        return facts.revision if isinstance(facts, DeploymentFacts) else ""
 
     def observe(
         self,
@@ -170,6 +345,7 @@ class Cluster:
         blind: bool,
         edge: EdgeReport | None,
         exposure: Exposure,
+        outdated: bool,
     ) -> Observed:
         """Collect the facts about a service as they are known now."""
         key: Key = (service.namespace, service.name)
@@ -179,6 +355,7 @@ class Cluster:
             existing=frozenset(target for target, _ in ours),
             deployment=deployments[0] if deployments else None,
             pods=self.cache.pods(key),
+            receipt=self.receipt(service),
             reports=reports,
             ingress_class=self.ingress_class(service),
             refused=refused,
@@ -186,12 +363,18 @@ class Cluster:
             blind=blind,
             edge=edge,
             exposure=exposure,
+            outdated=outdated,
         )
 
     def surroundings(self, service: ZImageService) -> Surroundings:
         """Give what the exposure audit looks at."""
         host = service.spec.ingress.host if service.spec.ingress else ""
         return self.cache.surroundings((service.namespace, service.name), host)
+
+    def receipt(self, service: ZImageService) -> ReceiptFacts | None:
+        """Give what is known of the generated credentials, if there are any."""
+        seen = self.cache.children.get(Ref("ConfigMap", service.namespace, f"{service.name}-{RECEIPT}"))
+        return seen.facts if seen and isinstance(seen.facts, ReceiptFacts) else None
 
     def ingress_class(self, service: ZImageService) -> ClassFacts | None:
         """Give the class that the service names, if it exists."""
@@ -217,9 +400,27 @@ class Cluster:
             if error.code == 404:
                 return False  # deleted meanwhile: nobody is left to tell
             raise translate(error, Ref(KIND, head["namespace"], head["name"])) from error
+        if live.get("status") != status:
+            live = await self.replace_status(path, head["uid"], status)
         self.cache.observe(KIND, live)
         metrics.STATUS_WRITES.inc()
         return True
+
+    async def replace_status(self, path: str, uid: str, status: Manifest) -> Manifest:
+        """Write the status as a whole: an apply leaves standing what somebody else wrote beside it."""
+        steps = [
+            {"op": "test", "path": "/metadata/uid", "value": uid},
+            {"op": "add", "path": "/status", "value": status},
+        ]
+        query = {"fieldManager": STATUS_MANAGER}
+        try:
+            live: Manifest = await self.api.request(
+                "PATCH", path, kind=KIND, query=query, body=steps, content_type=JSON_PATCH
+            )
+        except Denied as error:
+            # Deleted, or another of the same name, since we looked: the next event tells.
+            raise Conflict(str(error)) from error
+        return live
 
 
 def stamp(item: Manifest) -> str:
@@ -243,10 +444,13 @@ def translate(error: Denied, target: Ref) -> Exception:
         return NamespaceTerminating(target.namespace)
     if error.code == 404 and BY_NAME[target.kind].optional:
         group = BY_NAME[target.kind].group
-        text = f"this cluster does not serve {target.kind}.{group}: install the CRDs of the ingress controller"
-        return KindMissing(target.kind, target.name, text)
+        text = f"this cluster does not serve {target.kind}.{group}"
+        if target.kind == "ResourceClaimTemplate":
+            advice = "gpu.deviceClassName needs Kubernetes 1.34 or newer, write gpu.resourceName instead"
+            return ClaimsMissing(target.kind, target.name, f"{text}: {advice}")
+        return KindMissing(target.kind, target.name, f"{text}: install the CRDs of the ingress controller")
     if error.code == 404:
         return NamespaceTerminating(target.namespace)
     if "uid" in str(error) and error.code in (409, 422):
         return Conflict(str(error))
-    return Rejected(target.kind, target.name, f"{target.kind} {target.name} was refused: {error}")
+    return Rejected(target.kind, target.name, f"{target.kind} {target.name} was refused: {error}", error.code)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,15 +14,18 @@ from . import metrics
 from .api import Api, Denied
 from .cache import Cache
 from .cluster import Cluster
+from .credentials import Issuer
 from .errors import ClusterUnavailable, Conflict, NamespaceTerminating, OperatorError
 from .events import Recorder
 from .health import Health
-from .kinds import WATCHED, Kind
+from .history import remember
+from .kinds import Kind, watched
 from .leader import Leader
 from .logs import about, named
 from .manifest import Environment, Key, Ref
 from .measure import forget, measure
 from .neighbours import PolicyFacts, could_select
+from .observed import ClassFacts
 from .reconcile import Outcome, Probing, reconcile
 from .settings import Settings
 from .verify import Verifier
@@ -44,13 +48,22 @@ class Controller:
 
     def __init__(self, api: Api, settings: Settings, identity: str) -> None:
         self.api, self.settings = api, settings
+        self.kinds = watched(everywhere=not settings.watch_namespaces)
         self.cache, self.queue = Cache(), WorkQueue()
+        self.cache.classes |= {name: ClassFacts(found) for name, found in settings.ingress_classes.items()}
         self.recorder = Recorder(api, identity)
-        self.cluster = Cluster(api, self.cache, self.recorder.repaired)
+        self.cluster = Cluster(api, self.cache, self.recorder.repaired, self.queue.add_after)
         self.verifier = Verifier(self.cache, settings.probe_interval_seconds, settings.edge, self.queue.add)
         self.health = Health(self.verifier.problems)
         self.leader = Leader(api, settings.namespace, identity)
-        self.environment = Environment(settings.worker_image, settings.namespace, settings.allowed_image_prefixes)
+        self.issuer = Issuer(self.cluster, self.recorder.issued)
+        self.environment = Environment(
+            settings.worker_image,
+            settings.namespace,
+            settings.allowed_image_prefixes,
+            update_policy=settings.update_policy,
+            allow_jwks_url=settings.allow_jwks_url,
+        )
         self.synced = asyncio.Event()
         self.sweeps: dict[str, asyncio.Task[None]] = {}
         # Whose status this process has judged by what it has seen itself.
@@ -62,6 +75,7 @@ class Controller:
             await self.sync()
             if self.settings.leader_election:
                 await self.leader.acquire()
+            await self.recall()
             async with asyncio.TaskGroup() as group:
                 for _ in range(WORKERS):
                     group.create_task(self.work())
@@ -105,7 +119,7 @@ class Controller:
 
     async def sync(self) -> None:
         """Fill the cache before any worker runs: a half-filled one would look like missing children."""
-        for kind in WATCHED:
+        for kind in self.kinds:
             while True:
                 try:
                     await self.relist(kind)
@@ -115,6 +129,18 @@ class Controller:
                     await asyncio.sleep(SYNC_RETRY_SECONDS)
         self.synced.set()
         log.info("in sync: %d services", len(self.cache.services))
+
+    async def recall(self) -> None:
+        """Learn which images ran before, before any worker runs: without it an upgrade restarts every GPU pod."""
+        image, namespace = self.settings.worker_image, self.settings.namespace
+        while True:
+            try:
+                former = await remember(self.api, namespace, image)
+                break
+            except (OperatorError, Denied) as error:
+                log.error("cannot read which worker images ran before: %s", error)
+                await asyncio.sleep(SYNC_RETRY_SECONDS)
+        self.environment = replace(self.environment, former_worker_images=former)
 
     async def relist(self, kind: Kind) -> None:
         """List one kind in full, take it in, and forget what is no longer there."""
@@ -155,7 +181,7 @@ class Controller:
         """List everything again from time to time: the net under the watches."""
         while True:
             await asyncio.sleep(random.uniform(*RESYNC_SECONDS))  # noqa: S311
-            for kind in WATCHED:
+            for kind in self.kinds:
                 await self.sweep(kind)
 
     async def work(self) -> None:
@@ -200,11 +226,11 @@ class Controller:
         if body["metadata"].get("deletionTimestamp"):
             return None
         probing = Probing(self.verifier.enabled, self.verifier.pods.reports, self.verifier.edges.reports)
-        outcome = await reconcile(body, self.cluster, self.environment, probing, datetime.now(UTC))
+        outcome = await reconcile(body, self.cluster, self.issuer, self.environment, probing, datetime.now(UTC))
         if outcome.refused:
             self.queue.add_after(key, REFUSED_SECONDS)
         host = asked(outcome)
-        self.verifier.follow(key, self.policies(key), host, self.route(key))
+        self.verifier.follow(key, self.policies(key), host, self.route(key), made_up(outcome))
         if self.blind_yet(key, body, host):
             return None
         self.judged.add(key)
@@ -243,13 +269,19 @@ class Controller:
         self.verifier.forget(key)
         self.judged.discard(key)
         for target in [target for target, _ in self.cache.of(key)]:
-            self.cache.applied.pop(target, None)
+            self.cluster.forget(target)
         forget(key)
 
 
 def asked(outcome: Outcome) -> str:
     """Give the host that strangers must be refused at; empty if nothing is published, or all are welcome."""
     service = outcome.service
-    if service is None or service.auth.basic is None or "url" not in outcome.status or not service.spec.ingress:
+    if service is None or service.auth.in_force == "None" or "url" not in outcome.status or not service.spec.ingress:
         return ""
     return service.spec.ingress.host
+
+
+def made_up(outcome: Outcome) -> str:
+    """Give the SHA-256 of the htpasswd file that the workers are to hold; empty where it is the user's own."""
+    receipt = outcome.observed.receipt
+    return receipt.sha256 if receipt and outcome.service and outcome.service.generated else ""

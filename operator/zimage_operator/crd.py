@@ -135,7 +135,8 @@ def status_schema() -> Schema:
             "selector": text("Selects the workers; for `kubectl scale` and autoscalers."),
             "templateRevision": text("Short digest of the pod template in force."),
             "dialect": text("What the edge speaks: read from the IngressClass's controller."),
-            "auth": text("How callers prove who they are: Basic, or None where that is waived."),
+            "gpu": text("The devices that each worker owns."),
+            "auth": text("How callers prove who they are: Basic, JWT, Any (both), or None where that is waived."),
             "lastProbeTime": text(
                 "A look at every ready worker at this time gave what NetworkPolicyEnforced says. Newer looks that give "
                 "the same are recorded once an hour; zimage_service_last_probe_timestamp_seconds has each.",
@@ -179,7 +180,7 @@ COLUMNS = (
     ),
     ("Replicas", "integer", ".status.readyReplicas", 0, "Workers that take requests."),
     ("Age", "date", ".metadata.creationTimestamp", 0, ""),
-    ("GPU", "string", ".spec.gpu.resourceName", 1, "The device that each worker owns."),
+    ("GPU", "string", ".status.gpu", 1, "The devices that each worker owns."),
     ("Message", "string", ".status.conditions[?(@.type=='Ready')].message", 1, "What to do next."),
 )
 

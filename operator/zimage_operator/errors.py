@@ -5,7 +5,10 @@ OperatorError
 ├── Refused               one child could not be brought in place: reported, tried again later
 │   ├── NotOwned          an object of that name is there and is not ours
 │   ├── Rejected          the API server or an admission plugin said no
-│   └── KindMissing       the API server does not know the kind (a CRD is not installed)
+│   ├── Altered           the API server stored something else than what we sent
+│   ├── KindMissing       the API server does not know the kind (a CRD is not installed)
+│   │   └── ClaimsMissing its Kubernetes is too old for claims of devices
+│   └── Issuing           generated credentials wait until the old ones are cleared away
 ├── Conflict              somebody wrote at the same moment: again, at once
 ├── NamespaceTerminating  nothing can be created there any more: stop, without a retry
 ├── ClusterUnavailable    no answer, or 429 and 5xx for too long: again, with back-off
@@ -40,13 +43,35 @@ class NotOwned(Refused):
 
 
 class Rejected(Refused):
-    """The API server answered 4xx: schema, quota, admission or missing rights."""
+    """The API server answered 4xx, `code`: schema, quota, admission or missing rights."""
+
+    def __init__(self, kind: str, name: str, message: str, code: int) -> None:
+        super().__init__(kind, name, message)
+        self.code = code
+
+
+class Altered(Refused):
+    """A protection does not stand as wanted: something in the API server changes it on its way in."""
+
+    reason = "AlteredOnAdmission"
 
 
 class KindMissing(Refused):
     """The kind is not served: its CRD is not installed in this cluster."""
 
     reason = "DialectUnsupported"
+
+
+class ClaimsMissing(KindMissing):
+    """resource.k8s.io/v1 is not served: Kubernetes before 1.34."""
+
+    reason = "DeviceClaimsUnsupported"
+
+
+class Issuing(Refused):
+    """Generated credentials cannot be made yet: the garbage collector still clears the old ones away."""
+
+    reason = "IssuingCredentials"
 
 
 class Conflict(OperatorError):

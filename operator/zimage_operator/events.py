@@ -14,7 +14,7 @@ from .cluster import Repair
 from .errors import OperatorError
 from .exposure import Hole
 from .logs import named
-from .names import API_VERSION, GROUP, KIND
+from .names import API_VERSION, GENERATED_USER, GROUP, HTPASSWD, KIND, LOGIN
 from .spec import ZImageService
 from .transitions import changes, openings
 
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 # The API server's limit for a note is 1 KiB.
 NOTE_LENGTH = 1000
+# More would push the name of who did it out of the note.
+NAMED_FIELDS = 8
 # Two that fight over a field would otherwise fill the event log.
 QUIET_SECONDS = 600.0
 # One that opens and closes the same hole all the time; who does it once a minute is told each time.
@@ -43,6 +45,11 @@ class Recorder:
         if self.fresh((service.uid, repair)):
             head = {"namespace": service.namespace, "name": service.name, "uid": service.uid}
             self.emit(head, "Warning", "Restored" if repair.deleted else "DriftRepaired", "Apply", note)
+
+    def issued(self, service: ZImageService) -> None:
+        """Tell that credentials were made up, and how to see them: never what they are."""
+        head = {"namespace": service.namespace, "name": service.name, "uid": service.uid}
+        self.emit(head, "Normal", "CredentialsIssued", "Issue", password_note(service))
 
     def transitions(self, body: Mapping[str, Any], status: Mapping[str, Any], holes: Sequence[Hole]) -> None:
         """Tell what a status that was just written says anew; `body` still has the one before."""
@@ -85,7 +92,19 @@ def describe(repair: Repair) -> str:
     if repair.deleted:
         return f"{target} was deleted by somebody else and has been created again"
     who = " and ".join(repair.managers) or "an unknown field manager"
-    return f"{target}: {', '.join(repair.fields)} was changed by {who} and has been put back"
+    more = len(repair.fields) - NAMED_FIELDS
+    what = ", ".join(repair.fields[:NAMED_FIELDS]) + (f" and {more} more" if more > 0 else "")
+    return f"{target}: {what} was changed by {who} and has been put back"
+
+
+def password_note(service: ZImageService) -> str:
+    """Say how to see the generated password and how to get another one."""
+    secret = f"{service.name}-{LOGIN}"
+    show = f"kubectl -n {service.namespace} get secret {secret} -o jsonpath='{{.data.password}}' | base64 -d"
+    again = f"kubectl -n {service.namespace} delete secret {service.name}-{HTPASSWD} {secret}"
+    return (
+        f"New credentials for user {GENERATED_USER}; older ones no longer work. Password: {show}; another one: {again}"
+    )
 
 
 def event(head: Mapping[str, Any], level: str, reason: str, action: str, note: str, instance: str) -> dict[str, Any]:

@@ -49,13 +49,19 @@ def audited(name: str, group: str, version: str, plural: str, *, optional: bool 
 SERVICES = Kind(KIND, GROUP, VERSION, PLURAL)
 PODS = Kind("Pod", "", "v1", "pods", POD_SELECTOR)
 INGRESS_CLASSES = Kind("IngressClass", "networking.k8s.io", "v1", "ingressclasses", namespaced=False)
+# Created, never read: neither listed nor watched.
+SECRETS = Kind("Secret", "", "v1", "secrets")
 # In the order of application; deleted in reverse.
 CHILDREN = (
     audited("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies"),
     child("ServiceAccount", "", "v1", "serviceaccounts"),
     child("ConfigMap", "", "v1", "configmaps"),
+    # Kubernetes 1.34 and newer.
+    child("ResourceClaimTemplate", "resource.k8s.io", "v1", "resourceclaimtemplates", optional=True),
     child("Deployment", "apps", "v1", "deployments"),
     audited("Service", "", "v1", "services"),
+    child("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets"),
+    child("HorizontalPodAutoscaler", "autoscaling", "v2", "horizontalpodautoscalers"),
     child("TLSOption", "traefik.io", "v1alpha1", "tlsoptions", optional=True),
     child("Middleware", "traefik.io", "v1alpha1", "middlewares", optional=True),
     audited("Ingress", "networking.k8s.io", "v1", "ingresses"),
@@ -67,4 +73,11 @@ ROUTES = (
     audited("IngressRouteTCP", "traefik.io", "v1alpha1", "ingressroutetcps", optional=True),
 )
 WATCHED = (SERVICES, INGRESS_CLASSES, PODS, *CHILDREN, *ROUTES)
-BY_NAME = {kind.name: kind for kind in WATCHED}
+
+
+def watched(*, everywhere: bool) -> tuple[Kind, ...]:
+    """Give the kinds to watch: with Roles only, what belongs to no namespace cannot be read."""
+    return tuple(kind for kind in WATCHED if everywhere or kind.namespaced)
+
+
+BY_NAME = {kind.name: kind for kind in (*WATCHED, SECRETS)}

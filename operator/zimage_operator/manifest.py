@@ -27,6 +27,12 @@ class Environment:
     operator_namespace: str
     # Registries that `spec.image` may name; empty: any.
     allowed_image_prefixes: tuple[str, ...] = ()
+    # What earlier operators of this installation started workers with, newest first (history.py).
+    former_worker_images: tuple[str, ...] = ()
+    # OnSpecChange: a newer template waits for a change of the spec; Auto: it rolls at once.
+    update_policy: str = "OnSpecChange"
+    # Whether workers may fetch an issuer's keys, and so open connections.
+    allow_jwks_url: bool = False
 
 
 @dataclass(frozen=True, order=True)

@@ -16,6 +16,8 @@ SHORT_NAME = "zis"
 
 MANAGER = "zimage-operator"
 STATUS_MANAGER = "zimage-operator-status"
+# Holds a Deployment's replicas between the moment we fall silent and the autoscaler's first word.
+HANDOVER_MANAGER = "zimage-operator-handover"
 
 # On children only, never on the resource itself.
 HASH_ANNOTATION = f"{GROUP}/applied-hash"
@@ -46,14 +48,31 @@ NAME_LENGTH = 40
 # Holes that one status lists; a person mends the first before the seventeenth matters.
 MAX_EXPOSURES = 16
 
+# What an autoscaler reads of each worker, in the custom metrics API (docs/autoscaling.md).
+QUEUE_METRIC = "zimage_queue_depth"
+
 # The worker image's user (worker/Dockerfile): no system user of any base image has it.
 WORKER_UID = 10001
 
 MODEL_MOUNT = "/model"
 BASIC_MOUNT = "/etc/zimage/basic"
 BASIC_KEY = "auth"
+JWKS_MOUNT = "/etc/zimage/jwks"
+JWKS_KEY = "jwks.json"
+SIGNING_MOUNT = "/etc/zimage/token"
+SIGNING_KEY = "key"
 CERTIFICATE_MOUNT = "/etc/zimage/certificate"
 CERTIFICATE_KEY = "tls.crt"
+
+# The Ingress NAME-this publishes POST /token.
+SIGN_IN = "token"
+
+# Generated credentials: NAME-this. The first two are Secrets, the other two ConfigMaps (credentials.py).
+HTPASSWD = "basic-auth"
+LOGIN = "credentials"
+ISSUE = "credentials"
+RECEIPT = "credentials-receipt"
+GENERATED_USER = "zimage"
 
 
 def selector_labels(instance: str, component: str = "worker") -> dict[str, str]:

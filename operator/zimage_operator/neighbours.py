@@ -20,6 +20,7 @@ from .names import (
     LABEL_INSTANCE,
     MANAGEMENT_PORT,
     MANAGEMENT_PORT_NAME,
+    SIGN_IN,
     selector_labels,
 )
 
@@ -91,14 +92,15 @@ def read(kind: str, item: Raw) -> Facts | None:
     return reader(item) if reader else None
 
 
-def is_own(item: Raw) -> bool:
-    """Whether this is the object that a ZImageService of the same name has made.
+def is_own(item: Raw, *parts: str) -> bool:
+    """Whether this is the object that a ZImageService has made under its own name, or under NAME-part.
 
-    By name and controller: a second object that claims to be ours is none of these, and is pruned.
+    By name and controller: another object that claims to be ours is none of these, and is pruned.
     """
     owner = controller(item)
     ours = owner.get("kind") == KIND and str(owner.get("apiVersion")).startswith(f"{GROUP}/")
-    return ours and owner.get("name") == item["metadata"]["name"]
+    names = {owner.get("name"), *(f"{owner.get('name')}-{part}" for part in parts)}
+    return ours and item["metadata"]["name"] in names
 
 
 def controller(item: Raw) -> Raw:
@@ -177,7 +179,7 @@ def services(item: Raw, references: Iterator[Raw]) -> Iterator[Target]:
 def route(item: Raw, hosts: Any, backends: set[Target]) -> RouteFacts | None:
     """Build the facts of a route. A wildcard is no service's host: an exact name goes before it."""
     exact = frozenset(str(host).lower() for host in hosts if host)
-    if is_own(item) or not (exact or backends):
+    if is_own(item, SIGN_IN) or not (exact or backends):
         return None
     return RouteFacts(exact, frozenset(backends), str(item["metadata"].get("creationTimestamp", "")))
 

@@ -41,6 +41,8 @@ class DeploymentFacts:
     available: int
     revision: str
     conditions: Mapping[str, Condition]
+    # What its spec asks for: an autoscaler's word, where there is one.
+    wanted: int = 1
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,15 @@ class ClassFacts:
 
 
 @dataclass(frozen=True)
+class ReceiptFacts:
+    """What lasts as long as the generated credentials: the uid of their issue, and the htpasswd file's digest."""
+
+    issue: str
+    sha256: str
+    created: datetime
+
+
+@dataclass(frozen=True)
 class Problem:
     """Something that the worker could not load: the reason, and what to do."""
 
@@ -94,6 +105,9 @@ class Posture:
     matches_host: bool
     model_problems: tuple[Problem, ...]
     phase: str
+    key_ids: tuple[str, ...] = ()
+    # Digest of the htpasswd file; empty where there is none.
+    basic_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,6 +147,7 @@ class Observed:
     reports: Mapping[str, Report] = field(default_factory=dict)
     # None: no IngressClass of that name.
     ingress_class: ClassFacts | None = None
+    receipt: ReceiptFacts | None = None
     refused: tuple[Refused, ...] = ()
     # False where the operator runs outside the cluster, or was told not to probe.
     probing: bool = False
@@ -141,6 +156,8 @@ class Observed:
     # None where the edge is not asked.
     edge: EdgeReport | None = None
     exposure: Exposure = field(default_factory=Exposure)
+    # The template in force is that of a former operator.
+    outdated: bool = False
 
 
 def owner_uid(item: Raw) -> str:
@@ -149,7 +166,7 @@ def owner_uid(item: Raw) -> str:
     return next((owner["uid"] for owner in owners if owner.get("controller") and owner["kind"] == KIND), "")
 
 
-def read(kind: str, item: Raw) -> DeploymentFacts | PodFacts | ClassFacts | None:
+def read(kind: str, item: Raw) -> DeploymentFacts | PodFacts | ClassFacts | ReceiptFacts | None:
     """Read the facts of an object of a kind that has any."""
     reader = READERS.get(kind)
     return reader(item) if reader else None
@@ -168,6 +185,7 @@ def read_deployment(item: Raw) -> DeploymentFacts:
         available=status.get("availableReplicas", 0),
         revision=(template.get("annotations") or {}).get(REVISION_ANNOTATION, ""),
         conditions=read_conditions(status),
+        wanted=item["spec"].get("replicas", 1),
     )
 
 
@@ -219,7 +237,21 @@ def read_class(item: Raw) -> ClassFacts:
     return ClassFacts(controller=(item.get("spec") or {}).get("controller", ""))
 
 
-READERS: dict[str, Callable[[Raw], DeploymentFacts | PodFacts | ClassFacts]] = {
+def read_receipt(item: Raw) -> ReceiptFacts | None:
+    """Read the receipt of generated credentials; other ConfigMaps say nothing.
+
+    Only one that belongs to a Secret: without that owner it would outlive what it stands for.
+    """
+    head, data = item["metadata"], item.get("data") or {}
+    owners = [owner["kind"] for owner in head.get("ownerReferences") or ()]
+    if "issue" not in data or owners != ["Secret"]:
+        return None
+    created = datetime.fromisoformat(head["creationTimestamp"])
+    return ReceiptFacts(str(data["issue"]), str(data.get("sha256", "")), created)
+
+
+READERS: dict[str, Callable[[Raw], DeploymentFacts | PodFacts | ClassFacts | ReceiptFacts | None]] = {
+    "ConfigMap": read_receipt,
     "Deployment": read_deployment,
     "Pod": read_pod,
     "IngressClass": read_class,
@@ -237,6 +269,8 @@ def read_posture(document: Any) -> Posture:
         return Posture(
             auth_mode=str(auth["mode"]),
             users=int(auth["users"]),
+            key_ids=tuple(str(item) for item in auth.get("keyIds") or ()),
+            basic_sha256=str((auth.get("filesSha256") or {}).get("basic", "")),
             auth_problems=problems(auth),
             certificate_wanted=document["certificate"] is not None,
             certificate_problems=problems(certificate),
@@ -301,6 +335,17 @@ def differences(wanted: Any, live: Any, path: tuple[str, ...] = ()) -> Iterator[
         yield path
 
 
+def at(live: Any, path: tuple[str, ...]) -> Any:
+    """Give what stands at a path of `differences`; None where nothing does."""
+    for part in path:
+        if isinstance(live, list):
+            found = [item for item in live if isinstance(item, Mapping) and item.get("name") == part]
+            live = found[0] if found else live[int(part)] if part.isdecimal() and int(part) < len(live) else None
+        else:
+            live = live.get(part) if isinstance(live, Mapping) else None
+    return live
+
+
 def is_named(items: list[Any]) -> bool:
     """Whether every item has a name that it can be found by."""
     return all(isinstance(item, dict) and "name" in item for item in items)
@@ -308,9 +353,13 @@ def is_named(items: list[Any]) -> bool:
 
 def same(wanted: Any, live: Any, path: tuple[str, ...]) -> bool:
     """Compare two leaves: the API server drops what is empty and rewrites quantities."""
-    if wanted == live or (wanted in ("", [], {}) and live is None):
+    if wanted == live or (wanted in ("", [], {}, False) and live is None):
         return True
-    if not {"resources", "sizeLimit"} & set(path) or not isinstance(wanted, str) or not isinstance(live, str):
+    if (
+        not {"resources", "sizeLimit", "averageValue"} & set(path)
+        or not isinstance(wanted, str)
+        or not isinstance(live, str)
+    ):
         return False
     return quantity(wanted) == quantity(live)
 
@@ -335,3 +384,40 @@ def depth(path: tuple[str, ...], fields: Raw) -> int:
             return steps
         here = here[found]
     return len(path)
+
+
+def held_replicas(live: Raw) -> int | None:
+    """Give the count of a live Deployment where we are a manager of it; None where we are not."""
+    ours = (entry for entry in live["metadata"].get("managedFields") or () if entry.get("manager") == MANAGER)
+    held = any("f:replicas" in (entry.get("fieldsV1") or {}).get("f:spec", {}) for entry in ours)
+    return int(live["spec"].get("replicas", 1)) if held else None
+
+
+def reclaimed(live: Raw) -> list[Manifest] | None:
+    """Give an object's managedFields with us as manager of what others hold outside of its metadata.
+
+    None where nobody else does, or we do not. Statuses are left out, and replicas: whoever was
+    given those keeps them.
+    """
+    managed = live["metadata"].get("managedFields") or ()
+    ours = next((one for one in managed if one.get("manager") == MANAGER and one.get("operation") == "Apply"), None)
+    others = [one for one in managed if one is not ours and not one.get("subresource")]
+    taken = [{key: value for key, value in one["fieldsV1"].items() if key != "f:metadata"} for one in others]
+    if ours is None or not any(taken):
+        return None
+    fields = ours["fieldsV1"]
+    for more in taken:
+        fields = united(fields, {**more, "f:spec": without_replicas(more.get("f:spec", {}))})
+    left = [{**one, "fieldsV1": {"f:metadata": one["fieldsV1"].get("f:metadata", {})}} for one in others]
+    rest = [one for one in managed if one is not ours and one.get("subresource")]
+    return [{**ours, "fieldsV1": fields}, *left, *rest]
+
+
+def without_replicas(fields: Raw) -> Manifest:
+    return {key: value for key, value in fields.items() if key != "f:replicas"}
+
+
+def united(one: Raw, other: Raw) -> Manifest:
+    """Give the union of two sets of fields (fieldsV1)."""
+    both = {key: united(one[key], other[key]) for key in one.keys() & other.keys()}
+    return {**one, **other, **both}

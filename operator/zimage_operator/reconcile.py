@@ -14,7 +14,9 @@ from datetime import datetime
 from typing import Any
 
 from .children import children
+from .children.template import in_force
 from .cluster import Cluster
+from .credentials import Issuer
 from .edge import dialect
 from .errors import InvalidSpec, Refused
 from .exposure import audit
@@ -46,7 +48,12 @@ class Probing:
 
 
 async def reconcile(
-    body: Mapping[str, Any], cluster: Cluster, environment: Environment, probing: Probing, now: datetime
+    body: Mapping[str, Any],
+    cluster: Cluster,
+    issuer: Issuer,
+    environment: Environment,
+    probing: Probing,
+    now: datetime,
 ) -> Outcome:
     """Bring the cluster one step closer to `body`, then report what is true.
 
@@ -57,33 +64,35 @@ async def reconcile(
     previous = body.get("status") or {}
     try:
         service = parse(body)
-        check_image(service, environment)
+        check_allowed(service, environment)
     except InvalidSpec as error:
         # An answer, not a failure: only the user can mend it, and the old children go on.
         return Outcome(stalled(body, error, previous, now))
     edge_class = cluster.ingress_class(service)
     edge = dialect(edge_class.controller if edge_class else None) if service.spec.ingress else None
-    desired = children(service, environment)
+    template = in_force(service, environment, await cluster.revision(service, previous))
+    desired = children(service, environment, template)
     protection = edge.helpers(service) if edge else []
-    refused = await cluster.apply(service, [*desired, *protection])
+    # Before any pod: a Secret of that name which is not ours must not let its users in.
+    allowed, lacking = await issuer.issue(service, desired, now)
+    refused = (*lacking, *await cluster.apply(service, [*allowed, *protection]))
 
-    blind = environment.operator_namespace in service.spec.network.allowed_namespaces and all(
-        OPERATOR_POD_LABELS.get(key) == value for key, value in service.spec.network.proxy_pod_labels.items()
-    )
     facts: dict[str, Any] = {
         "probing": probing.enabled,
-        "blind": blind,
+        "blind": is_admitted(service, environment),
         "edge": probing.edges.get((service.namespace, service.name)),
         "exposure": audit(service, desired, cluster.surroundings(service)),
+        "outdated": template.outdated,
     }
     observed = cluster.observe(service, refused, probing.reports, **facts)
     # The route is last: applied only when everything that protects it stands, and taken away
     # only when that is known to have gone.
-    route = [edge.route(service)] if edge else []
-    if route and not withheld(service, observed, now):
-        refused = await cluster.apply(service, route)
-    if edge or not service.spec.ingress:
-        kept = [] if unprotected(service, observed) else route
+    suspended = service.spec.suspend
+    routes = edge.routes(service) if edge and not suspended else []
+    if routes and not withheld(service, observed, now):
+        refused = await cluster.apply(service, routes)
+    if edge or suspended or not service.spec.ingress:
+        kept = [] if unprotected(service, observed) else routes
         await cluster.prune(service, keep=[*desired, *protection, *kept])
 
     # Read back after writing: the status never claims more than was seen.
@@ -92,13 +101,27 @@ async def reconcile(
     return Outcome(status(service, observed, name, previous, now), service, refused, observed)
 
 
-def check_image(service: ZImageService, environment: Environment) -> None:
+def is_admitted(service: ZImageService, environment: Environment) -> bool:
+    """Whether the policy lets the operator itself in, so that it cannot see what strangers see."""
+    network = service.spec.network
+    return environment.operator_namespace in network.allowed_namespaces and all(
+        OPERATOR_POD_LABELS.get(key) == value for key, value in network.proxy_pod_labels.items()
+    )
+
+
+def check_allowed(service: ZImageService, environment: Environment) -> None:
     """Hold the operator's own limits against the resource.
 
     Raises:
-        InvalidSpec: the image comes from a registry that the operator was told not to trust.
+        InvalidSpec: the image comes from a registry that the operator was told not to trust, or the workers
+            would have to open connections, which it was not told to allow.
     """
     image, prefixes = service.spec.image, environment.allowed_image_prefixes
     if image and prefixes and not any(image.repository.startswith(prefix) for prefix in prefixes):
         allowed = " or ".join(prefixes)
         raise InvalidSpec(f"spec.image.repository: this cluster's operator allows images from {allowed} only")
+    if service.auth.jwt and service.auth.jwt.jwks.url and not environment.allow_jwks_url:
+        raise InvalidSpec(
+            "spec.auth.jwt.jwks.url: this cluster's operator lets no worker open connections "
+            "(ZIMAGE_OPERATOR_ALLOW_JWKS_URL): write jwks.secretName or jwks.configMapName"
+        )

@@ -38,6 +38,8 @@ class Target(Generic[R]):
     look: Callable[[], Awaitable[R]]
     # Hears of each look what it found, and whether that is news.
     told: Callable[[R, bool], None]
+    # Whether what was found will stay as it is for a while.
+    settled: Callable[[R], bool]
     # When the next look is due, by the loop's clock.
     due: float
     soon: list[float] = field(default_factory=lambda: list(AFTERSHOCK_SECONDS))
@@ -48,13 +50,20 @@ class Target(Generic[R]):
 class Rounds(Generic[Id, R]):
     """Looks at things, in the background, and remembers what it found."""
 
-    def __init__(self, interval_seconds: float, settled: Callable[[R], bool]) -> None:
-        self.interval_seconds, self.settled = interval_seconds, settled
+    def __init__(self, interval_seconds: float) -> None:
+        self.interval_seconds = interval_seconds
         self.reports: dict[Id, R] = {}
         self.targets: dict[Id, Target[R]] = {}
         self.limit = asyncio.Semaphore(PARALLEL)
 
-    def follow(self, what: Id, state: str, look: Callable[[], Awaitable[R]], told: Callable[[R, bool], None]) -> None:
+    def follow(
+        self,
+        what: Id,
+        state: str,
+        look: Callable[[], Awaitable[R]],
+        told: Callable[[R, bool], None],
+        settled: Callable[[R], bool],
+    ) -> None:
         """Look at `what` from now on, and anew if its state is another one.
 
         A look that is under way is not broken off: somebody who changes a policy all the time
@@ -62,10 +71,10 @@ class Rounds(Generic[Id, R]):
         """
         target = self.targets.get(what)
         if target is None:
-            target = self.targets[what] = Target(state, look, told, asyncio.get_running_loop().time())
+            target = self.targets[what] = Target(state, look, told, settled, asyncio.get_running_loop().time())
             target.task = asyncio.create_task(self.watch(what, target))
         elif target.state != state:
-            target.state, target.look, target.told = state, look, told
+            target.state, target.look, target.told, target.settled = state, look, told, settled
             target.soon = list(AFTERSHOCK_SECONDS)
             target.wake.set()
 
@@ -102,7 +111,7 @@ class Rounds(Generic[Id, R]):
 
     def pause(self, target: Target[R], report: R) -> float:
         """Give the seconds until the next look."""
-        if not self.settled(report):
+        if not target.settled(report):
             return min(RETRY_SECONDS, self.interval_seconds)
         return min(target.soon.pop(0) if target.soon else self.interval_seconds, self.interval_seconds)
 

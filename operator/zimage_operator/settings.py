@@ -1,4 +1,4 @@
-"""The operator's own settings, read once from the environment (names: docs/operator-settings.md)."""
+"""The operator's own settings, read once from the environment (names: docs/reference/operator-settings.md)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ DEFAULT_NAMESPACE = "zimage-system"
 # Moves with the release; a digest is written in by the release job.
 RELEASED_WORKER = "ghcr.io/zimage-dev/zimage-worker:0.1.0"
 LEVELS = ("debug", "info", "warning", "error")
+POLICIES = ("OnSpecChange", "Auto")
 PROBE_SECONDS_IN_CLUSTER = 300
 
 
@@ -41,6 +42,11 @@ class Settings:
     watch_namespaces: tuple[str, ...]
     worker_image: str
     allowed_image_prefixes: tuple[str, ...]
+    # What becomes of running workers whose template a newer operator would build otherwise.
+    update_policy: str
+    allow_jwks_url: bool
+    # IngressClasses by name with their controllers, for an operator that may not look them up.
+    ingress_classes: Mapping[str, str]
     # Seconds between two looks at the same pod; 0: no probes at all.
     probe_interval_seconds: int
     # How the edge is reached to ask it as a stranger would; off by default.
@@ -86,6 +92,16 @@ def read(environment: Mapping[str, str]) -> Settings:
             "WORKER_IMAGE", RELEASED_WORKER, image, "write an image with a tag or, better, a digest"
         ),
         allowed_image_prefixes=reader.get("ALLOWED_IMAGE_PREFIXES", "", words, "write prefixes, with commas between"),
+        update_policy=reader.get(
+            "UPDATE_POLICY", "OnSpecChange", one_of(*POLICIES), f"write one of {', '.join(POLICIES)}"
+        ),
+        allow_jwks_url=reader.get("ALLOW_JWKS_URL", "false", boolean, "write true or false"),
+        ingress_classes=reader.get(
+            "INGRESS_CLASSES",
+            "",
+            pairs,
+            "write name=controller, with commas between: traefik=traefik.io/ingress-controller",
+        ),
         probe_interval_seconds=reader.get(
             "PROBE_INTERVAL_SECONDS", interval, number(0, 86400), "write seconds, 0 to 86400"
         ),
@@ -127,6 +143,14 @@ def namespace(text: str) -> str:
 def words(text: str) -> tuple[str, ...]:
     """Split a list at its commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def pairs(text: str) -> dict[str, str]:
+    """Split a list of name=value."""
+    found = dict(part.split("=", 1) for part in words(text))
+    if not all(re.fullmatch(SUBDOMAIN, name) and value for name, value in found.items()):
+        raise ValueError(text)
+    return found
 
 
 def namespaces(text: str) -> tuple[str, ...]:

@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, core_schema
 
 from .errors import InvalidSpec
-from .names import HTTP_PORT, NAME_LENGTH
+from .names import HTPASSWD, HTTP_PORT, NAME_LENGTH
 from .quantities import QUANTITY, quantity
 
 LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -93,16 +94,19 @@ class Part(BaseModel):
         return document
 
 
-def named(what: str, example: str) -> Matches:
-    """Build the check for a name of another object in the same namespace."""
+def named(what: str, example: str, place: str = "in this namespace") -> Matches:
+    """Build the check for a name of another object, in the same namespace or of the cluster."""
     return Matches(
         SUBDOMAIN,
-        f"write the name of a {what} in this namespace, such as {example}: lower-case letters, digits, '-' and '.'; "
+        f"write the name of a {what} {place}, such as {example}: lower-case letters, digits, '-' and '.'; "
         "no '/', no '..'",
     )
 
 
-SecretName = Annotated[str, Field(max_length=253), named("Secret", "studio-users")]
+SECRET = named("Secret", "studio-users")
+# Whoever writes one must be allowed to read that Secret: policy.py finds the fields by this type.
+SecretName = Annotated[str, Field(max_length=253), SECRET]
+ConfigMapName = Annotated[str, Field(max_length=253), named("ConfigMap", "studio-jwks")]
 ClaimName = Annotated[str, Field(max_length=253), named("PersistentVolumeClaim", "z-image-turbo")]
 VolumePath = Annotated[
     str,
@@ -296,20 +300,47 @@ class Model(Part):
         return source
 
 
+# What a device plugin of the usual vendor offers.
+DEFAULT_DEVICE = "nvidia.com/gpu"
+
+
 class Gpu(Part):
     """The device that one worker owns alone."""
 
-    resource_name: Annotated[
-        str,
-        Field(max_length=253),
-        Matches(
-            rf"{SUBDOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?",
-            "write an extended resource such as nvidia.com/gpu or nvidia.com/mig-3g.40gb",
+    rules = (
+        Rule(
+            "!has(self.resourceName) || !has(self.deviceClassName)",
+            "write either gpu.resourceName (a device plugin) or gpu.deviceClassName (a DRA driver), not both",
+            lambda gpu: gpu.resource_name is None or gpu.device_class_name is None,
         ),
-    ] = Field("nvidia.com/gpu", description="The extended resource of the device plugin; MIG names too.")
+    )
+    resource_name: (
+        Annotated[
+            str,
+            Field(max_length=253),
+            Matches(
+                rf"{SUBDOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?",
+                "write an extended resource such as nvidia.com/gpu or nvidia.com/mig-3g.40gb",
+            ),
+        ]
+        | None
+    ) = Field(None, description=f"The extended resource of a device plugin, MIG names too; {DEFAULT_DEVICE} if unset.")
+    device_class_name: (
+        Annotated[str, Field(max_length=253), named("DeviceClass", "gpu.nvidia.com", "of this cluster")] | None
+    ) = Field(None, description="A DeviceClass of a DRA driver, in place of resourceName (Kubernetes 1.34 and newer).")
     count: Annotated[int, Field(ge=0, le=16)] = Field(
         1, description="Devices per worker; 0 means CPU, for development."
     )
+
+    @property
+    def claimed(self) -> bool:
+        """Whether the devices come from a DRA driver."""
+        return self.count > 0 and self.device_class_name is not None
+
+    @property
+    def extended_resource(self) -> str:
+        """The device plugin's resource; empty where the devices come from elsewhere, or there are none."""
+        return "" if self.claimed or not self.count else self.resource_name or DEFAULT_DEVICE
 
 
 # safetensors are memory-mapped and copied straight to the GPU: host memory stays at
@@ -363,11 +394,48 @@ class Resources(Part):
 class Toleration(Part):
     """A taint that the worker may run beside."""
 
-    key: Annotated[str, Field(max_length=316)] | None = None
+    # What the API server says of a pod, said at once: a Deployment would be refused much later.
+    rules = (
+        Rule(
+            "has(self.key) || self.operator == 'Exists'",
+            "a toleration without a key matches every taint: write operator: Exists, or a key",
+            lambda part: part.key is not None or part.operator == "Exists",
+        ),
+        Rule(
+            "self.operator != 'Exists' || !has(self.value)",
+            "operator Exists matches every value: remove value, or write operator: Equal",
+            lambda part: part.operator != "Exists" or part.value is None,
+        ),
+        Rule(
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            "tolerationSeconds means something with effect: NoExecute only",
+            lambda part: part.toleration_seconds is None or part.effect == "NoExecute",
+        ),
+    )
+    key: (
+        Annotated[
+            str, Field(max_length=317), Matches(LABEL_KEY, "write the key of a taint, such as example.org/gpu-only")
+        ]
+        | None
+    ) = None
     operator: Literal["Exists", "Equal"] = "Equal"
     value: LabelValue | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     toleration_seconds: Annotated[int, Field(ge=0, le=86400)] | None = None
+
+
+class TopologySpread(Part):
+    """One rule of how the workers are spread over the cluster."""
+
+    topology_key: Annotated[
+        str, Field(max_length=317), Matches(LABEL_KEY, "write a label of nodes, such as topology.kubernetes.io/zone")
+    ] = Field("kubernetes.io/hostname", description="The label of nodes that says where a place ends.")
+    max_skew: Annotated[int, Field(ge=1, le=1000)] = Field(
+        1, description="By how many workers one place may be ahead of another."
+    )
+    when_unsatisfiable: Literal["ScheduleAnyway", "DoNotSchedule"] = Field(
+        "ScheduleAnyway", description="DoNotSchedule: a worker that would break the rule waits."
+    )
 
 
 class Scheduling(Part):
@@ -382,8 +450,34 @@ class Scheduling(Part):
     )
     node_selector: Labels = Field({}, max_length=16, description="Labels that a node must have.")
     tolerations: tuple[Toleration, ...] = Field((), max_length=16)
-    priority_class_name: Annotated[str, Field(max_length=253), named("PriorityClass", "gpu-serving")] | None = None
-    runtime_class_name: Annotated[str, Field(max_length=253), named("RuntimeClass", "nvidia")] | None = None
+    priority_class_name: (
+        Annotated[str, Field(max_length=253), named("PriorityClass", "gpu-serving", "of this cluster")] | None
+    ) = None
+    runtime_class_name: (
+        Annotated[str, Field(max_length=253), named("RuntimeClass", "nvidia", "of this cluster")] | None
+    ) = None
+    topology_spread: tuple[TopologySpread, ...] = Field(
+        (TopologySpread(),), max_length=4, description="How workers are spread; by default over hosts, if it can be."
+    )
+
+
+class Autoscaling(Part):
+    """How many workers run, decided by a HorizontalPodAutoscaler from the length of their queues."""
+
+    rules = (
+        Rule(
+            "self.minReplicas <= self.maxReplicas",
+            "autoscaling.minReplicas is larger than autoscaling.maxReplicas: raise the maximum",
+            lambda part: part.min_replicas <= part.max_replicas,
+        ),
+    )
+    min_replicas: Annotated[int, Field(ge=1, le=1000)] = Field(
+        1, description="Fewest workers; none at all is spec.suspend."
+    )
+    max_replicas: Annotated[int, Field(ge=1, le=1000)] = Field(description="Most workers; each owns its GPU alone.")
+    target_queue_depth: Annotated[int, Field(ge=1, le=1000)] = Field(
+        4, description="Requests per worker, running and waiting, that are held to be right on average."
+    )
 
 
 class Rollout(Part):
@@ -415,30 +509,33 @@ class Generation(Part):
     )
 
 
-NOT_EMPTY = Rule("size(self) > 0", "list at least one namespace: with none, nobody could reach the service", bool)
-
-
 @dataclass(frozen=True)
 class NotEmpty:
     """A list with at least one entry, refused with a sentence instead of `should have at least 1 items`."""
+
+    advice: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {**handler(schema), "x-kubernetes-validations": [NOT_EMPTY.document()]}
+        return {**handler(schema), "x-kubernetes-validations": [Rule("size(self) > 0", self.advice, bool).document()]}
 
     def check(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
         """Give `value` back, or say what to write instead."""
         if not value:
-            raise ValueError(NOT_EMPTY.message)
+            raise ValueError(self.advice)
         return value
 
 
 class Network(Part):
     """Who may open a connection to the workers."""
 
-    allowed_namespaces: Annotated[tuple[NamespaceName, ...], Field(max_length=32), NotEmpty()] = Field(
+    allowed_namespaces: Annotated[
+        tuple[NamespaceName, ...],
+        Field(max_length=32),
+        NotEmpty("list at least one namespace: with none, nobody could reach the service"),
+    ] = Field(
         ("dmz",),
         description=f"Namespaces whose pods may reach port {HTTP_PORT}, by a label that nobody can forge.",
     )
@@ -456,9 +553,155 @@ class Network(Part):
 
 
 class Basic(Part):
-    """HTTP Basic authentication from a htpasswd file."""
+    """HTTP Basic authentication: a htpasswd file of yours, or one user whose password the operator makes up."""
 
-    secret_name: SecretName = Field(description="Secret whose key `auth` holds htpasswd lines (bcrypt or argon2).")
+    rules = (
+        Rule(
+            "has(self.secretName) != (has(self.generate) && self.generate)",
+            "write either auth.basic.secretName (a Secret with htpasswd lines in its key `auth`) "
+            "or auth.basic.generate: true",
+            lambda basic: (basic.secret_name is not None) != basic.generate,
+        ),
+    )
+    secret_name: SecretName | None = Field(
+        None, description="Secret whose key `auth` holds htpasswd lines (bcrypt or argon2)."
+    )
+    generate: bool = Field(
+        False,
+        description="The operator makes up a user and a password, once: Secrets NAME-basic-auth (htpasswd) and "
+        "NAME-credentials (the password). Delete either of them to have new ones.",
+    )
+
+
+PORT = r"(6553[0-5]|655[0-2]\d|65[0-4]\d{2}|6[0-4]\d{3}|[1-5]\d{4}|[1-9]\d{0,3})"
+# Printable ASCII without blanks and commas: the worker reads lists with commas between.
+WORD = r"[!-+\--~]"
+CLAIM = r"[!-+\--<>-~]{1,128}"
+HTTPS_PORT = 443
+
+
+class Jwks(Part):
+    """Where the issuer's public keys come from: exactly one source."""
+
+    rules = (
+        Rule(
+            "[has(self.secretName), has(self.configMapName), has(self.url)].filter(one, one).size() == 1",
+            "write exactly one source of the keys: auth.jwt.jwks.secretName, configMapName or url",
+            lambda jwks: [jwks.secret_name, jwks.config_map_name, jwks.url].count(None) == 2,
+        ),
+    )
+    secret_name: SecretName | None = Field(None, description="Secret whose key `jwks.json` holds the JSON key set.")
+    config_map_name: ConfigMapName | None = Field(
+        None, description="ConfigMap whose key `jwks.json` holds the JSON key set."
+    )
+    url: (
+        Annotated[
+            str,
+            Field(max_length=512),
+            Matches(
+                rf'https://{SUBDOMAIN}(:{PORT})?(/[!"$-~]*)?',
+                "write an address such as https://login.example.org/keys: https, no user, no '#', no space",
+            ),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Fetched by the workers, which may then open connections to DNS and to this port; only where the "
+        "operator's administrator allows it (ZIMAGE_OPERATOR_ALLOW_JWKS_URL).",
+    )
+
+    @property
+    def port(self) -> int | None:
+        """The TCP port that the workers have to reach; None where they have to reach nothing."""
+        return (urlsplit(self.url).port or HTTPS_PORT) if self.url else None
+
+
+Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512"
+]  # fmt: skip
+
+
+class Jwt(Part):
+    """Bearer tokens of an issuer that you run: OpenID Connect or anything else that signs JWTs."""
+
+    rules = (
+        Rule(
+            "!has(self.algorithms) || self.algorithms.all(a, a.startsWith('HS')) "
+            "|| !self.algorithms.exists(a, a.startsWith('HS'))",
+            "write either public-key algorithms or HS ones, never both: a public key would count as a shared secret",
+            lambda jwt: len({name.startswith("HS") for name in jwt.algorithms}) <= 1,
+        ),
+        Rule(
+            "!has(self.algorithms) || !self.algorithms.exists(a, a.startsWith('HS')) || has(self.jwks.secretName)",
+            "HS algorithms verify with the key that signs: keep it in a Secret (auth.jwt.jwks.secretName)",
+            lambda jwt: not any(name.startswith("HS") for name in jwt.algorithms) or jwt.jwks.secret_name is not None,
+        ),
+    )
+    issuer: Annotated[
+        str,
+        Field(max_length=512),
+        Matches(r"[!-~]{1,512}", "write the exact text of the tokens' iss, such as https://login.example.org"),
+    ] = Field(description="What the tokens' `iss` must be, letter by letter.")
+    audiences: Annotated[
+        tuple[
+            Annotated[
+                str,
+                Field(max_length=256),
+                Matches(rf"{WORD}{{1,256}}", "write an audience without blanks and commas, such as zimage"),
+            ],
+            ...,
+        ],
+        Field(max_length=16),
+        NotEmpty("list at least one audience: without one, a token for any other service would be taken here"),
+    ] = Field(description="One of these must stand in the tokens' `aud`.")
+    algorithms: tuple[Algorithm, ...] = Field(
+        (), max_length=13, description="What may sign; RS256, ES256 and EdDSA when empty. A token never chooses."
+    )
+    jwks: Jwks = Field(description="The issuer's public keys.")
+    required_claims: tuple[
+        Annotated[
+            str,
+            Field(max_length=400),
+            Matches(rf"{CLAIM}(={WORD}{{1,256}})?", "write name or name=value, without blanks and commas"),
+        ],
+        ...,
+    ] = Field((), max_length=16, description="Claims that a token must have: name, or name=value.")
+    username_claim: Annotated[
+        str, Field(max_length=128), Matches(CLAIM, "write the name of a claim, such as sub or email")
+    ] = Field("sub", description="The claim that names the caller, for limits and the access log.")
+
+
+class Token(Part):
+    """The worker's own POST /token: a Basic user gets a short-lived token."""
+
+    rules = (
+        Rule(
+            "!(has(self.enabled) && self.enabled) || has(self.signingKeySecretName)",
+            "write auth.token.signingKeySecretName: a Secret whose key `key` holds openssl rand -base64 48",
+            lambda token: not token.enabled or token.signing_key_secret_name is not None,
+        ),
+    )
+    enabled: bool = Field(False, description="Whether POST /token is served.")
+    ttl_seconds: Annotated[int, Field(ge=60, le=86400)] = Field(
+        900, description="Life of a token; a longer one is a password that its owner cannot take back."
+    )
+    signing_key_secret_name: SecretName | None = Field(
+        None, description="Secret whose key `key` holds 1 to 4 random lines of 32 bytes or more; the first signs."
+    )
+
+
+AuthMode = Literal["Basic", "JWT", "Any", "None"]
+# POST /token is on.
+MINTS = "has(self.token) && has(self.token.enabled) && self.token.enabled"
+
+
+def mode_rule(mode: AuthMode, cel: str, message: str, holds: Callable[[Auth], bool]) -> Rule:
+    """Build a rule for services that write this mode."""
+    return Rule(
+        f"!has(self.mode) || self.mode != '{mode}' || ({cel})",
+        message,
+        lambda auth: auth.mode != mode or holds(auth),
+    )
 
 
 class Auth(Part):
@@ -466,29 +709,71 @@ class Auth(Part):
 
     rules = (
         Rule(
-            "self.mode == 'None' || has(self.basic)",
-            "write auth.basic.secretName (a Secret with htpasswd lines in its key `auth`), "
-            "or auth.mode: None together with auth.waiverReason",
-            lambda auth: auth.mode == "None" or auth.basic is not None,
+            "has(self.mode) && self.mode == 'None' || has(self.basic) || has(self.jwt)",
+            "write auth.basic.secretName (a Secret with htpasswd lines in its key `auth`), auth.basic.generate: true, "
+            "or auth.jwt; or auth.mode: None together with auth.waiverReason",
+            lambda auth: auth.mode == "None" or auth.basic is not None or auth.jwt is not None,
         ),
-        Rule(
-            "self.mode != 'None' || has(self.waiverReason)",
+        mode_rule(
+            "None",
+            "has(self.waiverReason)",
             "auth.mode None opens the service to everybody: say why in auth.waiverReason (20 to 500 characters)",
-            lambda auth: auth.mode != "None" or auth.waiver_reason is not None,
+            lambda auth: auth.waiver_reason is not None,
+        ),
+        mode_rule(
+            "None",
+            f"!has(self.basic) && !has(self.jwt) && !({MINTS})",
+            "auth.mode None contradicts auth.basic, auth.jwt and auth.token: remove one side",
+            lambda auth: auth.basic is None and auth.jwt is None and not auth.tokens,
+        ),
+        mode_rule(
+            "Basic",
+            "has(self.basic) && !has(self.jwt)",
+            "auth.mode Basic needs auth.basic and no auth.jwt: write auth.basic.secretName, or auth.mode: Any for both",
+            lambda auth: auth.basic is not None and auth.jwt is None,
+        ),
+        mode_rule(
+            "JWT",
+            f"(has(self.jwt) && !has(self.basic)) || ({MINTS})",
+            "auth.mode JWT needs auth.jwt and no auth.basic (auth.token.enabled allows it, for POST /token alone): "
+            "write auth.mode: Any for both",
+            lambda auth: (auth.jwt is not None and auth.basic is None) or auth.tokens,
+        ),
+        mode_rule(
+            "Any",
+            f"has(self.basic) && (has(self.jwt) || ({MINTS}))",
+            "auth.mode Any needs auth.basic, and auth.jwt or auth.token.enabled",
+            lambda auth: auth.basic is not None and (auth.jwt is not None or auth.tokens),
         ),
         Rule(
-            "self.mode != 'None' || !has(self.basic)",
-            "auth.mode None and auth.basic contradict each other: remove one of them",
-            lambda auth: auth.mode != "None" or auth.basic is None,
+            f"!({MINTS}) || has(self.basic)",
+            "auth.token gives tokens to Basic users: write auth.basic too",
+            lambda auth: not auth.tokens or auth.basic is not None,
         ),
     )
-    mode: Literal["Basic", "None"] = Field(
-        "Basic", description="None switches authentication off and needs waiverReason."
+    mode: AuthMode | None = Field(
+        None,
+        description="Read from what is configured: Basic, JWT, or Any for both. None switches authentication off and "
+        "needs waiverReason; JWT with basic and token takes passwords at POST /token alone.",
     )
     basic: Basic | None = None
+    jwt: Jwt | None = None
+    token: Token | None = None
     waiver_reason: Annotated[str, Field(min_length=20, max_length=500)] | None = Field(
         None, description="Why this service may be open; shown in the status."
     )
+
+    @property
+    def tokens(self) -> bool:
+        """Whether POST /token is served."""
+        return self.token is not None and self.token.enabled
+
+    @property
+    def in_force(self) -> AuthMode:
+        """The mode that is written, or else the one that what is configured says."""
+        if self.mode:
+            return self.mode
+        return "Basic" if self.jwt is None else "Any" if self.basic else "JWT"
 
 
 class Tls(Part):
@@ -575,10 +860,24 @@ class Spec(Part):
             "write spec.auth: who may use the service, such as auth.basic.secretName; "
             "an open service needs auth.mode: None and auth.waiverReason",
         ),
+        # Not `!has(self.replicas)`: the field has a default, which `kubectl scale` needs
+        # (docs/decisions/0210-replicas-and-autoscaling.md).
+        Rule(
+            "!has(self.autoscaling) || !has(self.replicas) || self.replicas == 1",
+            "autoscaling decides how many workers run: remove spec.replicas (or write 1, its default), "
+            "set autoscaling.minReplicas instead; to stop every worker write suspend: true",
+            lambda spec: spec.autoscaling is None or spec.replicas == 1,
+        ),
+    )
+    suspend: bool = Field(
+        False, description="True: no workers and no route; everything else stays, and comes back with false."
     )
     image: Image | None = Field(None, description="The worker's image; the operator's own default if unset.")
     model: Model | None = Field(None, description="Where the weights come from.")
     replicas: Annotated[int, Field(ge=0, le=1000)] = Field(1, description="Workers; each owns its GPU alone.")
+    autoscaling: Autoscaling | None = Field(
+        None, description="An autoscaler decides how many workers run; in place of replicas."
+    )
     gpu: Gpu = Field(Gpu())
     resources: Resources = Field(Resources())
     scheduling: Scheduling = Field(Scheduling())
@@ -587,6 +886,11 @@ class Spec(Part):
     network: Network = Field(Network())
     auth: Auth | None = Field(None, description="Who may use the service.")
     ingress: Ingress | None = Field(None, description="How the service is published; unset: inside the cluster only.")
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no worker is to run."""
+        return self.suspend or (self.autoscaling is None and self.replicas == 0)
 
 
 @dataclass(frozen=True)
@@ -610,6 +914,17 @@ class ZImageService:
         """The authentication; parse() lets no resource without one pass."""
         assert self.spec.auth
         return self.spec.auth
+
+    @property
+    def generated(self) -> bool:
+        """Whether the operator makes up the credentials."""
+        return self.auth.basic is not None and self.auth.basic.generate
+
+    @property
+    def basic_secret(self) -> str:
+        """The Secret with the htpasswd file; empty where there is none."""
+        basic = self.auth.basic
+        return (basic.secret_name or f"{self.name}-{HTPASSWD}") if basic else ""
 
 
 def parse(body: Mapping[str, Any], *, strict: bool = False) -> ZImageService:

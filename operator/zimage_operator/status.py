@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from .errors import InvalidSpec, NotOwned
+from .errors import InvalidSpec, Issuing, NotOwned
 from .exposure import WIDENS
 from .manifest import Ref
-from .names import HTTP_PORT, MANAGEMENT_PORT, selector_labels
+from .names import HTTP_PORT, JWKS_MOUNT, MANAGEMENT_PORT, SIGNING_MOUNT, selector_labels
 from .observed import EdgeReport, Observed, PodFacts, Posture, Problem
 from .proof import exposures, last_probe, summary
 from .spec import ClaimSource, ZImageService
@@ -25,9 +25,16 @@ IMAGE_REASONS = frozenset(
 )
 CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 # What stands before the workload in the order of application, and the workload itself.
-WORKLOAD_KINDS = frozenset({"ServiceAccount", "ConfigMap", "Deployment", "Service"})
+WORKLOAD_KINDS = frozenset(
+    {
+        *("ServiceAccount", "ConfigMap", "ResourceClaimTemplate", "Deployment", "Service"),
+        *("PodDisruptionBudget", "HorizontalPodAutoscaler"),
+    }
+)
 # What stands between strangers and the workers.
-PROTECTION_KINDS = frozenset({"NetworkPolicy", "TLSOption", "Middleware"})
+PROTECTION_KINDS = frozenset({"NetworkPolicy", "Secret", "TLSOption", "Middleware"})
+# The kubelet brings a changed Secret within its sync period and cache time (1 min each, at most).
+KUBELET_PATIENCE = timedelta(minutes=3)
 ROUTE_KINDS = frozenset({"TLSOption", "Middleware", "Ingress"})
 
 
@@ -134,7 +141,7 @@ def workload_ready(service: ZImageService, observed: Observed) -> Judgement:
     facts = observed.deployment
     if facts is None or facts.observed_generation < facts.generation:
         return unknown(kind, "Progressing", "the Deployment is being rolled out")
-    wanted = service.spec.replicas
+    wanted = facts.wanted if service.spec.autoscaling else service.spec.replicas
     if facts.replicas == facts.updated == facts.available == wanted:
         reason = "Available" if wanted else "ScaledToZero"
         return true(kind, reason, f"{wanted} of {wanted} workers take requests")
@@ -173,21 +180,49 @@ def pod_trouble(service: ZImageService, pod: PodFacts, observed: Observed) -> Pr
 def unscheduled(service: ZImageService, text: str) -> Problem:
     """Translate the scheduler's message. Its own words follow: they name the nodes' reasons."""
     gpu, source = service.spec.gpu, service.model.source
+    device = gpu.device_class_name if gpu.claimed else gpu.extended_resource
     if isinstance(source, ClaimSource) and f'persistentvolumeclaim "{source.claim_name}" not found' in text:
         advice = "create it, or correct spec.model.persistentVolumeClaim.claimName"
         return Problem("VolumeMissing", f"PersistentVolumeClaim {source.claim_name} does not exist: {advice}")
     if "unbound immediate PersistentVolumeClaims" in text:
         return Problem("VolumePending", f"the model's volume is not bound yet: {text}")
-    if gpu.count and f"Insufficient {gpu.resource_name}" in text:
-        return Problem("WaitingForGPU", f"no node has {gpu.count} free {gpu.resource_name}: {text}")
+    if gpu.claimed and "device class" in text and "does not exist" in text:
+        return Problem("DeviceClassMissing", f"DeviceClass {device} does not exist: see kubectl get deviceclasses")
+    if device and (f"Insufficient {device}" in text or (gpu.claimed and "cannot allocate all claims" in text)):
+        return Problem("WaitingForGPU", f"no node has {gpu.count} free {device}: {text}")
     return Problem("Unschedulable", f"no node can take the worker: {text}")
 
 
-def auth_configured(service: ZImageService, observed: Observed) -> Judgement:
+def suspended(service: ZImageService, observed: Observed) -> Judgement:
+    """Whether nothing runs any more, and nothing is published."""
+    kind, facts = "Suspended", observed.deployment
+    refused = refusal(kind, observed, WORKLOAD_KINDS)
+    if refused:
+        return refused
+    published = Ref("Ingress", service.namespace, service.name) in observed.existing
+    if facts is None or facts.observed_generation < facts.generation or facts.replicas or observed.pods or published:
+        count = len(observed.pods)
+        return unknown(kind, "Stopping", f"{count} worker{'' if count == 1 else 's'} still to end")
+    return true(kind, "Suspended", "no worker runs and nothing is published: write suspend: false to go on")
+
+
+def template_update_available(service: ZImageService, observed: Observed) -> Judgement | None:
+    """Say that running workers keep the template of a former operator; absent where they do not."""
+    if not observed.outdated:
+        return None
+    advice = "the next change that restarts workers brings it, or suspend: true and back"
+    return true("TemplateUpdateAvailable", "OperatorUpgraded", f"this operator builds a newer template: {advice}")
+
+
+def auth_configured(service: ZImageService, observed: Observed, now: datetime) -> Judgement:
     """Whether the workers loaded the credentials that the resource names."""
-    kind = "AuthConfigured"
-    if service.auth.basic is None:
-        return false(kind, "Waived", f"everybody may use this service: {service.auth.waiver_reason}")
+    kind, auth = "AuthConfigured", service.auth
+    if auth.in_force == "None":
+        return false(kind, "Waived", f"everybody may use this service: {auth.waiver_reason}")
+    refused = next((item for item in observed.refused if item.kind == "Secret"), None)
+    if refused:
+        status = "Unknown" if isinstance(refused, Issuing) else "False"
+        return Judgement(kind, status, refused.reason, refused.message)
     if not observed.probing:
         return unknown(
             kind,
@@ -197,24 +232,74 @@ def auth_configured(service: ZImageService, observed: Observed) -> Judgement:
     found = postures(observed)
     problem = next((item for posture in found for item in posture.auth_problems), None)
     if problem:
-        return false(kind, problem.reason, f"Secret {service.auth.basic.secret_name}: {problem.message}")
+        return false(kind, problem.reason, f"{credential_source(service, problem)}: {problem.message}")
     if not found:
         return unknown(kind, "WaitingForWorker", "no worker has reported what it loaded yet")
-    users = min(posture.users for posture in found)
+    return (
+        open_to_strangers(service, observed)
+        or replaced(service, observed, found, now)
+        or loaded(service, observed, found)
+    )
+
+
+def open_to_strangers(service: ZImageService, observed: Observed) -> Judgement | None:
+    """Say that the published URL let somebody in who showed no credentials."""
     edge, url = observed.edge, address(service, observed)
-    if url and edge and edge.result == "open":
-        text = f"{url} answered a request without credentials ({edge.detail})"
-        return false(
-            kind, "EdgeOpen", f"{text}: look for another route to this host, or for a proxy that logs in itself"
+    if not (url and edge and edge.result == "open"):
+        return None
+    text = f"{url} answered a request without credentials ({edge.detail})"
+    advice = "look for another route to this host, or for a proxy that logs in itself"
+    return false("AuthConfigured", "EdgeOpen", f"{text}: {advice}")
+
+
+def credential_source(service: ZImageService, problem: Problem) -> str:
+    """Name the object that a problem is about; the worker names the folder that it is mounted at."""
+    auth = service.auth
+    if auth.jwt and (JWKS_MOUNT in problem.message or not auth.basic):
+        jwks = auth.jwt.jwks
+        return (
+            f"ConfigMap {jwks.config_map_name}" if jwks.config_map_name else named_source(jwks.secret_name, "jwks.url")
         )
-    if users == 0:
-        return false(
-            kind,
-            "SecretMalformed",
-            f"Secret {service.auth.basic.secret_name} holds no user: add one with htpasswd -B",
-        )
-    told = f"Basic authentication with {users} user{'s' if users > 1 else ''}"
-    return true(kind, "Loaded", f"{told}{seen_from_outside(edge) if url else ''}")
+    if auth.token and SIGNING_MOUNT in problem.message:
+        return named_source(auth.token.signing_key_secret_name, "auth.token")
+    # With keys by URL beside a htpasswd file the message alone tells: it has the address.
+    url = auth.jwt.jwks.url if auth.jwt else None
+    return "jwks.url" if url and url in problem.message else f"Secret {service.basic_secret}"
+
+
+def named_source(secret: str | None, otherwise: str) -> str:
+    return f"Secret {secret}" if secret else otherwise
+
+
+def replaced(service: ZImageService, observed: Observed, found: list[Posture], now: datetime) -> Judgement | None:
+    """Say that the workers hold another htpasswd file than the one that was made up."""
+    receipt = observed.receipt
+    if not service.generated or not receipt or all(item.basic_sha256 == receipt.sha256 for item in found):
+        return None
+    if now - receipt.created < KUBELET_PATIENCE:
+        return unknown("AuthConfigured", "WaitingForWorker", "the new credentials are on their way to the workers")
+    text = (
+        f"Secret {service.basic_secret} does not hold what the operator made up: delete it to have new credentials, "
+        "or write auth.basic.secretName to keep users of your own"
+    )
+    return false("AuthConfigured", "NotOwned", text)
+
+
+def loaded(service: ZImageService, observed: Observed, found: list[Posture]) -> Judgement:
+    """Say what the workers loaded, or that nobody could sign in with it."""
+    kind, auth = "AuthConfigured", service.auth
+    users, keys = min(posture.users for posture in found), min(len(posture.key_ids) for posture in found)
+    if auth.basic and users == 0:
+        text = f"Secret {service.basic_secret} holds no user: add one with htpasswd -B"
+        return false(kind, "SecretMalformed", text)
+    if (auth.jwt or auth.tokens) and keys == 0:
+        return false(kind, "SecretMalformed", "the workers hold no key that could verify a token")
+    parts = [f"Basic authentication with {users} user{'s' if users > 1 else ''}"] if auth.basic else []
+    parts += [f"tokens of {auth.jwt.issuer}"] if auth.jwt else []
+    parts += ["tokens of POST /token"] if auth.tokens else []
+    told = ", ".join(parts) + (f" ({keys} keys)" if keys > 1 else "")
+    outside = seen_from_outside(observed.edge) if address(service, observed) else ""
+    return true(kind, "Loaded", f"{told}{outside}")
 
 
 def seen_from_outside(edge: EdgeReport | None) -> str:
@@ -289,7 +374,7 @@ def not_in_place(service: ZImageService, observed: Observed, now: datetime) -> s
     """Say what a new route still waits for; empty if for nothing."""
     if not observed.probing:
         return "" if workload_ready(service, observed).status == "True" else "the workers are known"
-    auth, certificate = auth_configured(service, observed), certificate_ready(service, observed, now)
+    auth, certificate = auth_configured(service, observed, now), certificate_ready(service, observed, now)
     missing = [] if auth.reason == "Waived" or auth.status == "True" else ["the credentials"]
     missing += [] if certificate is None or certificate.status == "True" else ["the certificate"]
     return f"{' and '.join(missing)} are known" if missing else ""
@@ -301,7 +386,8 @@ def ingress_ready(service: ZImageService, observed: Observed, dialect: str, now:
     if ingress is None:
         return None
     if observed.ingress_class is None:
-        text = f"no IngressClass {ingress.class_name}: see kubectl get ingressclasses, correct ingress.className"
+        text = f"no IngressClass {ingress.class_name}: see kubectl get ingressclasses, correct ingress.className "
+        text += "(an operator with Roles only knows those of its ZIMAGE_OPERATOR_INGRESS_CLASSES)"
         return false(kind, "ClassNotFound", text)
     if not dialect:
         text = (
@@ -319,12 +405,19 @@ def ingress_ready(service: ZImageService, observed: Observed, dialect: str, now:
     return withheld(service, observed, now) or unknown(kind, "Applying", "the route is being applied")
 
 
+# What can be true or false without a single worker.
+STANDING = frozenset({"NetworkPolicyReady", "WorkloadReady", "Suspended"})
+
+
 def gates(service: ZImageService, judgements: list[Judgement]) -> list[Judgement]:
     """Give the conditions that Ready depends on, in the order in which a person should mend them."""
     harmless = {"NotProbed", "Waived"}
+    if service.spec.stopped:
+        # Where no worker is to run none can report, and nothing that only a worker shows is waited for.
+        judgements = [item for item in judgements if item.status != "Unknown" or item.type in STANDING]
     if service.spec.network.enforcement == "Required":
         harmless = {"Waived"}
-    optional = {"ExposureAsDeclared"}
+    optional = {"ExposureAsDeclared", "TemplateUpdateAvailable"}
     optional |= {"NetworkPolicyEnforced"} if service.spec.network.enforcement == "Report" else set()
     return [
         item
@@ -340,6 +433,8 @@ def ready(service: ZImageService, judgements: list[Judgement]) -> Judgement:
         found = next((item for item in gating if item.status == state), None)
         if found:
             return Judgement("Ready", state, found.reason, found.message)
+    if service.spec.suspend:
+        return true("Ready", "Suspended", "suspended as asked: nothing runs and nothing is published")
     where = f"https://{service.spec.ingress.host}/" if service.spec.ingress else "inside the cluster only"
     return true("Ready", "Ready", f"serving, {where}")
 
@@ -348,15 +443,20 @@ def status(
     service: ZImageService, observed: Observed, dialect: str, previous: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
     """Build the whole status of a service with a sound spec."""
-    parts = [
-        network_policy_ready(service, observed),
-        workload_ready(service, observed),
-        network_policy_enforced(service, observed),
-        exposure_as_declared(observed),
-        auth_configured(service, observed),
-        certificate_ready(service, observed, now),
-        ingress_ready(service, observed, dialect, now),
-    ]
+    parts: list[Judgement | None]
+    if service.spec.suspend:
+        parts = [suspended(service, observed), network_policy_ready(service, observed), exposure_as_declared(observed)]
+    else:
+        parts = [
+            network_policy_ready(service, observed),
+            workload_ready(service, observed),
+            network_policy_enforced(service, observed),
+            exposure_as_declared(observed),
+            auth_configured(service, observed, now),
+            certificate_ready(service, observed, now),
+            ingress_ready(service, observed, dialect, now),
+            template_update_available(service, observed),
+        ]
     judgements = [item for item in parts if item]
     total = ready(service, judgements)
     extra = []
@@ -369,7 +469,8 @@ def status(
     document: dict[str, Any] = {
         "observedGeneration": service.generation,
         "conditions": dated([total, *judgements, *extra], service.generation, previous, now),
-        "auth": service.auth.mode,
+        "auth": service.auth.in_force,
+        "gpu": device(service),
         "replicas": facts.replicas if facts else 0,
         "readyReplicas": facts.ready if facts else 0,
         "selector": selector,
@@ -386,6 +487,14 @@ def status(
     looks = [observed.reports[pod.uid] for pod in current_pods(observed) if pod.ready and pod.uid in observed.reports]
     times = [look.at for look in looks if look.at and look.isolation != "untested"]
     return document | last_probe(document, times, previous)
+
+
+def device(service: ZImageService) -> str:
+    """Say what each worker owns, for `kubectl get`."""
+    gpu = service.spec.gpu
+    if not gpu.count:
+        return "none"
+    return f"{gpu.count} {gpu.device_class_name} (claim)" if gpu.claimed else f"{gpu.count} {gpu.extended_resource}"
 
 
 def address(service: ZImageService, observed: Observed) -> str:

@@ -42,8 +42,8 @@ class Verifier:
 
     def __init__(self, cache: Cache, interval_seconds: float, edge: Edge, changed: Callable[[Key], None]) -> None:
         self.cache, self.interval_seconds, self.edge, self.changed = cache, interval_seconds, edge, changed
-        self.pods: Rounds[str, Report] = Rounds(interval_seconds, settled)
-        self.edges: Rounds[Key, EdgeReport] = Rounds(interval_seconds, edge_settled)
+        self.pods: Rounds[str, Report] = Rounds(interval_seconds)
+        self.edges: Rounds[Key, EdgeReport] = Rounds(interval_seconds)
         # The pods that are looked at for each service.
         self.followed: dict[Key, set[str]] = {}
 
@@ -52,21 +52,25 @@ class Verifier:
         """Whether this operator probes at all."""
         return self.interval_seconds > 0
 
-    def follow(self, key: Key, policies: str, host: str, route: str) -> None:
+    def follow(self, key: Key, policies: str, host: str, route: str, htpasswd: str = "") -> None:
         """Keep every running pod of a service under watch, and the host that it is published under.
 
         `policies` and `route` are fingerprints of what admits to the pods and to the host: every
-        change of them is followed by looks.
+        change of them is followed by looks. Generated credentials that are new (`htpasswd`, the
+        file's SHA-256) are looked for until the workers hold them.
         """
         alive = {pod.uid for pod in self.cache.pods(key)}
         for uid in self.followed.get(key, set()) - alive:
             self.pods.drop(uid)
         self.followed[key] = alive
         for pod in self.running(key):
-            state = f"{pod.ip} {pod.ready} {policies}"
-            self.pods.follow(pod.uid, state, partial(probe, pod), partial(self.told, key))
+            state = f"{pod.ip} {pod.ready} {policies} {htpasswd}"
+            holds = partial(settled, basic_sha256=htpasswd)
+            self.pods.follow(pod.uid, state, partial(probe, pod), partial(self.told, key), holds)
         if host and self.edge.enabled and self.enabled:
-            self.edges.follow(key, f"{host} {route}", partial(knock, host, self.edge), partial(self.heard, key))
+            self.edges.follow(
+                key, f"{host} {route}", partial(knock, host, self.edge), partial(self.heard, key), edge_settled
+            )
         else:
             self.edges.drop(key)
 
@@ -111,9 +115,11 @@ class Verifier:
         return [*self.pods.problems(now), *self.edges.problems(now)]
 
 
-def settled(report: Report) -> bool:
-    """Whether a report will stay as it is for a while."""
+def settled(report: Report, basic_sha256: str = "") -> bool:
+    """Whether a report will stay as it is for a while; `basic_sha256`: once the worker holds this file."""
     posture = report.posture
+    if posture and basic_sha256 not in ("", posture.basic_sha256):
+        return False
     missing = posture is None or posture.auth_problems or posture.certificate_problems or posture.model_problems
     return not missing and report.isolation in ("blocked", "untested")
 

@@ -18,7 +18,7 @@ from typing import Any
 import kopf
 
 from .controller import Controller
-from .kinds import WATCHED, Kind
+from .kinds import Kind
 from .settings import Settings
 
 
@@ -77,7 +77,7 @@ def handler(controller: Controller, kind: Kind) -> Callable[..., Any]:
 def registry(controller: Controller) -> kopf.OperatorRegistry:
     """Register one plain event handler per kind, and the log-in."""
     handlers = kopf.OperatorRegistry()
-    for kind in WATCHED:
+    for kind in controller.kinds:
         on = kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=handlers)
         on(handler(controller, kind))
 
@@ -96,7 +96,7 @@ def registry(controller: Controller) -> kopf.OperatorRegistry:
     return handlers
 
 
-def configure() -> kopf.OperatorSettings:
+def configure(controller: Controller) -> kopf.OperatorSettings:
     """Switch off what we do ourselves, and make the watches patient."""
     settings = kopf.OperatorSettings()
     settings.persistence.diffbase_storage = NoDiffBase()
@@ -107,7 +107,9 @@ def configure() -> kopf.OperatorSettings:
     settings.networking.error_backoffs = Backoffs()
     settings.queueing.idle_timeout = 0.1
     settings.watching.chunk_size = 500
-    for kind in WATCHED:
+    # With Roles only there is no right to watch CRDs and namespaces: one that comes later needs a restart.
+    settings.scanning.disabled = bool(controller.settings.watch_namespaces)
+    for kind in controller.kinds:
         if kind.selector:
             # Tuple keys only: the string form of the docs matches nothing, silently.
             settings.watching.label_selectors[(kind.group, kind.version, kind.plural)] = kind.selector
@@ -122,7 +124,7 @@ async def watch(controller: Controller, settings: Settings, asked: asyncio.Event
     others = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
         registry=registry(controller),
-        settings=configure(),
+        settings=configure(controller),
         standalone=True,
         clusterwide=not settings.watch_namespaces,
         namespaces=settings.watch_namespaces,

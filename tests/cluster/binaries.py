@@ -3,6 +3,7 @@
 
     binaries.py control-plane      etcd and the Kubernetes programs
     binaries.py node               the same, CoreDNS and Calico
+    binaries.py kstatus            kstatus-eval: what kstatus makes of an object
     binaries.py traefik-crds FILE  Traefik's own CRDs, out of its Go module
 
 Each module under `go/` has a committed go.mod and go.sum. What it builds lies in
@@ -56,6 +57,8 @@ class Module:
     experiment_127: str = ""
     # Folders of a dependency that the cluster needs beside the programs.
     sources: tuple[str, tuple[str, ...]] | None = None
+    # Files of our own beside go.mod, where a program is not a dependency's.
+    own: tuple[str, ...] = ()
 
 
 def kubernetes_ldflags() -> str:
@@ -108,9 +111,15 @@ MODULES = {
             7,
             sources=(CALICO, ("libcalico-go/config/crd", "manifests/calico.yaml")),
         ),
+        # What Flux and `helm --wait` make of an object: the judge of our statuses.
+        Module("kstatus", {"kstatus-eval": "."}, {}, 1, own=("main.go",)),
     )
 }
-SETS = {"control-plane": ("etcd", "k8s"), "node": ("etcd", "k8s", "coredns", "calico")}
+SETS = {
+    "control-plane": ("etcd", "k8s"),
+    "node": ("etcd", "k8s", "coredns", "calico"),
+    "kstatus": ("kstatus",),
+}
 
 
 def say(text: str) -> None:
@@ -159,7 +168,7 @@ def go_version(program: Path) -> tuple[int, ...]:
 
 def digest(module: Module) -> str:
     folder = HERE / "go" / module.name
-    parts = [(folder / name).read_bytes() for name in ("go.mod", "go.sum")]
+    parts = [(folder / name).read_bytes() for name in ("go.mod", "go.sum", *module.own)]
     recipe = json.dumps([module.programs, module.ldflags, module.sources], sort_keys=True)
     return hashlib.sha256(b"\0".join([*parts, recipe.encode()])).hexdigest()[:16]
 

@@ -186,6 +186,8 @@ def start_controller_manager(programs: Programs, program: str, kubeconfig: Path,
         "--kube-api-qps=500",
         "--kube-api-burst=1000",
         "--concurrent-serviceaccount-token-syncs=20",
+        # Autoscalers look every 15 s otherwise.
+        "--horizontal-pod-autoscaler-sync-period=1s",
     )
 
 

@@ -79,6 +79,11 @@ class Scene:
         """The resource as it is now."""
         return self.node.get("zis", name, "-n", NAMESPACE)
 
+    def revision(self) -> str:
+        """The template that its Deployment carries now."""
+        template = self.node.get("deploy", "studio", "-n", NAMESPACE)["spec"]["template"]["metadata"]
+        return str(template["annotations"]["zimage.dev/template-revision"])
+
     def ready(self) -> dict[str, Any]:
         """Its Ready condition."""
         conditions = self.service()["status"].get("conditions", [])

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import os
+import time
 from pathlib import Path
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
 
 from cluster.node import Node
 from demo import proof, scene
@@ -39,6 +46,26 @@ def reason(stage: scene.Scene, kind: str, name: str = "studio") -> str:
 @pytest.mark.parametrize("line", proof.LINES)
 def test_line(stage: scene.Scene, line: str, tmp_path: Path) -> None:
     assert proof.LINES[line](stage, tmp_path / "image.png")
+
+
+def test_two_changes_in_a_row_on_one_gpu_end_in_one_worker_of_the_last(stage: scene.Scene) -> None:
+    """A new worker that waited for the old one's GPU would wait for ever: Recreate, on the real kubelet."""
+    before = stage.service()["status"]["templateRevision"]
+    for steps in (40, 41):
+        patch = json.dumps({"spec": {"generation": {"maxSteps": steps}}})
+        stage.node.kubectl("-n", scene.NAMESPACE, "patch", "zis", "studio", "--type=merge", "-p", patch)
+        scene.wait(lambda old=before: stage.revision() not in ("", old), "the new template is applied")
+        before = stage.revision()
+    scene.wait(lambda: one_worker_of(stage, before), "one worker of the last template serves")
+    settings = stage.node.get("cm", "studio", "-n", scene.NAMESPACE)["data"]
+    assert settings["ZIMAGE_MAX_STEPS"] == "41"
+
+
+def one_worker_of(stage: scene.Scene, revision: str) -> bool:
+    selector = stage.service()["status"]["selector"]
+    pods = stage.node.get("pods", "-n", scene.NAMESPACE, "-l", selector)["items"]
+    found = [pod["metadata"]["annotations"]["zimage.dev/template-revision"] for pod in pods]
+    return found == [revision] and stage.ready().get("status") == "True"
 
 
 def test_a_missing_secret_is_named_and_mended(stage: scene.Scene) -> None:
@@ -108,6 +135,87 @@ def test_what_is_mended_recovers_by_itself(troubled: scene.Scene, name: str) -> 
     else:
         troubled.node.apply(second(name))
     scene.wait(lambda: condition(troubled, "Ready", name).get("status") == "True", f"{name} is ready")
+
+
+def sign_in_by(stage: scene.Scene, auth: dict[str, object]) -> None:
+    """Change how callers of the sample's service sign in, and wait until its workers do it."""
+    body = scene.resource()
+    body["spec"]["auth"] = auth
+    stage.node.apply(body)
+
+    def reached() -> bool:
+        found = stage.service()
+        current = found["status"].get("observedGeneration") == found["metadata"]["generation"]
+        return current and stage.ready().get("status") == "True"
+
+    scene.wait(reached, f"ready with {sorted(auth)}")
+
+
+def generated_password(stage: scene.Scene) -> str:
+    """What the command of the event prints; empty while there is none."""
+    query = ["secret", "studio-credentials", "-n", scene.NAMESPACE, "--ignore-not-found"]
+    text = stage.node.kubectl("get", *query, "-o", "jsonpath={.data.password}")
+    return base64.b64decode(text).decode()
+
+
+def test_a_generated_password_opens_the_door_and_a_deleted_one_no_longer(stage: scene.Scene) -> None:
+    """On the real node: made by the operator's pod, brought by the kubelet, checked by Traefik and the worker."""
+    sign_in_by(stage, {"basic": {"generate": True}})
+    assert "1 user" in condition(stage, "AuthConfigured")["message"]
+    old = generated_password(stage)
+    assert stage.curl("-u", f"zimage:{old}")[0] == 200
+    assert stage.curl()[0] == 401
+    assert stage.curl("-u", f"{scene.USER}:{stage.password}")[0] == 401
+    pods = {pod["metadata"]["uid"] for pod in stage.node.get("pods", "-n", scene.NAMESPACE)["items"]}
+    stage.node.kubectl("-n", scene.NAMESPACE, "delete", "secret", "studio-credentials")
+    scene.wait(lambda: generated_password(stage) not in ("", old), "another password", 120)
+    scene.wait(lambda: stage.curl("-u", f"zimage:{generated_password(stage)}")[0] == 200, "it works", 240)
+    assert stage.curl("-u", f"zimage:{old}")[0] == 401
+    assert pods <= {pod["metadata"]["uid"] for pod in stage.node.get("pods", "-n", scene.NAMESPACE)["items"]}
+    scene.wait(lambda: reason(stage, "AuthConfigured") == "Loaded", "the new one is what the worker holds", 120)
+
+
+def test_an_issuers_token_opens_the_door_at_the_edge_and_in_the_worker(stage: scene.Scene) -> None:
+    """Traefik asks the worker, which reads the issuer's keys from a Secret."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
+    keys = {"keys": [{**public, "kid": "one", "alg": "ES256", "use": "sig"}]}
+    stage.node.apply(scene.secret("studio-jwks", {"jwks.json": json.dumps(keys).encode()}))
+    issuer = {"issuer": "https://login.example.org", "audiences": ["zimage"], "jwks": {"secretName": "studio-jwks"}}
+    sign_in_by(stage, {"jwt": issuer})
+    now = int(time.time())
+    claims = {"iss": "https://login.example.org", "aud": "zimage", "sub": "carol", "iat": now, "exp": now + 600}
+
+    def bearer(**changes: object) -> int:
+        token = jwt.encode({**claims, **changes}, key, "ES256", headers={"kid": "one"})
+        return stage.curl("-H", f"Authorization: Bearer {token}")[0]
+
+    assert bearer() == 200
+    assert bearer(aud="another") == 401
+    assert bearer(exp=now - 600) == 401
+    assert stage.curl()[0] == 401
+    assert stage.curl("-u", f"{scene.USER}:{stage.password}")[0] == 401
+    assert "https://login.example.org" in condition(stage, "AuthConfigured")["message"]
+
+
+def test_a_password_becomes_a_token_at_the_edge(stage: scene.Scene) -> None:
+    """POST /token is reached without credentials in the header, everything else is not."""
+    stage.node.apply(scene.secret("studio-signing", {"key": base64.b64encode(os.urandom(48))}))
+    token = {"enabled": True, "signingKeySecretName": "studio-signing"}
+    sign_in_by(stage, {"basic": {"secretName": "studio-users"}, "token": token})
+    form = ["--data-urlencode", f"username={scene.USER}", "--data-urlencode", f"password={stage.password}"]
+    where, url = Path(stage.node.directory) / "token.json", f"https://{scene.HOST}/token"
+    ask = ["-d", "grant_type=password", *form, "-o", str(where)]
+    # Traefik takes a moment to read a new route.
+    scene.wait(lambda: stage.curl(*ask, url=url)[0] == 200, "a token is given", 30)
+    given = json.loads(where.read_text())["access_token"]
+    where.unlink()
+    assert stage.curl("-H", f"Authorization: Bearer {given}")[0] == 200
+    assert stage.curl("-u", f"{scene.USER}:{stage.password}")[0] == 200
+    assert stage.curl("-d", "grant_type=password", *form[:3], "password=wrong", url=url)[0] == 400
+    for path in ("/v1/models", "/token/", "/token/v1", "/auth/verify", "/"):
+        assert stage.curl(url=f"https://{scene.HOST}{path}")[0] == 401, path
+    sign_in_by(stage, {"basic": {"secretName": "studio-users"}})
 
 
 def test_delete_leaves_nothing(stage: scene.Scene) -> None:

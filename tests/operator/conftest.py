@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,8 @@ import yaml
 
 from cluster import binaries
 from cluster.control_plane import ControlPlane
-from support import CLASS, ROOT, Operator, claim, eventually
+from recorder import Recorder
+from support import CLASS, ROOT, Operator, claim, eventually, mutation, published, smallest
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +27,15 @@ def installed(control_plane: ControlPlane) -> ControlPlane:
 
 
 @pytest.fixture(scope="session")
-def operator(installed: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+def statuses(installed: ControlPlane) -> Recorder:
+    """Every version of every resource since the operator began: test_whole_run.py judges them all."""
+    return Recorder(installed, "/apis/zimage.dev/v1alpha1/zimageservices")
+
+
+@pytest.fixture(scope="session")
+def operator(
+    installed: ControlPlane, statuses: Recorder, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Operator]:
     """The running operator. Probes are off outside a cluster, and every status says so."""
     process = Operator(installed, tmp_path_factory.mktemp("operator"))
     process.start()
@@ -50,3 +60,23 @@ def namespace(installed: ControlPlane, request: pytest.FixtureRequest) -> Iterat
     installed.kubectl("-n", name, "delete", "zis", "--all")
     installed.kubectl("delete", "namespace", name, "--wait=false")
     eventually(lambda: not installed.get("pods", "-n", name)["items"], f"no pod is left in {name}")
+
+
+@pytest.fixture(scope="session")
+def slow(operator: Operator) -> str:
+    """The namespace of a service whose worker never gets ready: started early, its deadline is seen at the end."""
+    cluster, name = operator.cluster, "t-slow"
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    claim(cluster, name)
+    never = '[JSONPatch{op: "add", path: "/metadata/annotations/fakenode~1ready", value: "false"}]'
+    cluster.apply(*mutation("never-ready", name, ("", "v1", "pods"), never))
+    # A policy is in force some moments after it was written.
+    trial = {"metadata": {"name": "trial", "namespace": name, "annotations": {"a": "b"}}}
+    pod = json.dumps(
+        {"apiVersion": "v1", "kind": "Pod", **trial, "spec": {"containers": [{"name": "a", "image": "a"}]}}
+    )
+    command = ("create", "--dry-run=server", "-o", "json", "-f", "-")
+    eventually(lambda: "fakenode/ready" in cluster.kubectl(*command, input=pod), "the policy is in force")
+    rollout = {"progressDeadlineSeconds": 60}
+    cluster.apply(smallest(namespace=name, rollout=rollout, gpu={"count": 0}, ingress=published("slow.example.org")))
+    return name

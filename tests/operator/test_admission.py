@@ -24,7 +24,49 @@ def ingress(**more: object) -> dict[str, object]:
     return {"ingress": {key: value for key, value in body.items() if value is not None}}
 
 
+JWT = {"issuer": "https://login.example.org", "audiences": ["zimage"], "jwks": {"configMapName": "studio-jwks"}}
+BASIC = {"secretName": "studio-users"}
+TOKEN = {"enabled": True, "signingKeySecretName": "studio-signing"}
+
+
+def jwt(**more: object) -> dict[str, object]:
+    return {"auth": {"jwt": {**JWT, **more}}}
+
+
 BAD = {
+    "basic with both": ({"auth": {"basic": {**BASIC, "generate": True}}}, "either auth.basic.secretName"),
+    "basic with neither": ({"auth": {"basic": {}}}, "either auth.basic.secretName"),
+    "generate off": ({"auth": {"basic": {"generate": False}}}, "either auth.basic.secretName"),
+    "auth with nothing": ({"auth": {}}, "write auth.basic.secretName"),
+    "mode Basic with jwt": ({"auth": {"mode": "Basic", "basic": BASIC, "jwt": JWT}}, "auth.mode: Any for both"),
+    "mode JWT with basic": ({"auth": {"mode": "JWT", "basic": BASIC, "jwt": JWT}}, "auth.mode: Any for both"),
+    "mode JWT without jwt": ({"auth": {"mode": "JWT", "basic": BASIC}}, "auth.mode JWT needs auth.jwt"),
+    "mode Any without jwt": ({"auth": {"mode": "Any", "basic": BASIC}}, "auth.mode Any needs auth.basic, and auth.jwt"),
+    "mode Any without basic": ({"auth": {"mode": "Any", "jwt": JWT}}, "auth.mode Any needs auth.basic"),
+    "mode None with jwt": (
+        {"auth": {"mode": "None", "jwt": JWT, "waiverReason": "a demonstration inside the office"}},
+        "contradicts",
+    ),
+    "token without basic": ({"auth": {"jwt": JWT, "token": TOKEN}}, "write auth.basic too"),
+    "token without key": ({"auth": {"basic": BASIC, "token": {"enabled": True}}}, "openssl rand -base64 48"),
+    "token for a week": ({"auth": {"basic": BASIC, "token": {**TOKEN, "ttlSeconds": 604800}}}, "86400"),
+    "jwt without audience": (jwt(audiences=[]), "list at least one audience"),
+    "jwt audience with a comma": (jwt(audiences=["a,b"]), "without blanks and commas"),
+    "jwt issuer with a newline": (jwt(issuer="https://a\nZIMAGE_AUTH_MODE=None"), "exact text of the tokens' iss"),
+    "jwt algorithm none": (jwt(algorithms=["none"]), "none"),
+    "jwt algorithms mixed": (
+        jwt(algorithms=["RS256", "HS256"], jwks={"secretName": "keys"}),
+        "a public key would count as a shared secret",
+    ),
+    "jwt HS in a ConfigMap": (jwt(algorithms=["HS256"]), "keep it in a Secret"),
+    "jwks with two sources": (jwt(jwks={"secretName": "a", "configMapName": "b"}), "exactly one source of the keys"),
+    "jwks with none": (jwt(jwks={}), "exactly one source of the keys"),
+    "jwks over http": (jwt(jwks={"url": "http://login.example.org/keys"}), "https, no user"),
+    "jwks with a user": (jwt(jwks={"url": "https://u:p@login.example.org/keys"}), "no user"),
+    "jwks at port 65536": (jwt(jwks={"url": "https://login.example.org:65536/"}), "write an address"),
+    "jwks in another namespace": (jwt(jwks={"secretName": "other/keys"}), "no '/'"),
+    "claim with a comma": (jwt(requiredClaims=["a=b,c"]), "name or name=value"),
+    "username claim with a blank": (jwt(usernameClaim="a b"), "write the name of a claim"),
     "no auth": ({"auth": None}, "write spec.auth: who may use the service"),
     "no model": ({"model": None}, "write spec.model"),
     "mode None without a reason": ({"auth": {"mode": "None"}}, "say why in auth.waiverReason"),
@@ -51,6 +93,29 @@ BAD = {
     ),
     "system priority": ({"scheduling": {"priorityClassName": "system-node-critical"}}, "those that begin with system-"),
     "replicas": ({"replicas": 1001}, "1000"),
+    "replicas beside autoscaling": (
+        {"replicas": 2, "autoscaling": {"maxReplicas": 3}},
+        "set autoscaling.minReplicas instead",
+    ),
+    "none beside autoscaling": ({"replicas": 0, "autoscaling": {"maxReplicas": 3}}, "write suspend: true"),
+    "autoscaling upside down": ({"autoscaling": {"minReplicas": 4, "maxReplicas": 3}}, "raise the maximum"),
+    "autoscaling to zero": ({"autoscaling": {"minReplicas": 0, "maxReplicas": 3}}, "greater than or equal to 1"),
+    "autoscaling without an end": ({"autoscaling": {}}, "maxReplicas"),
+    "plugin and driver": (
+        {"gpu": {"resourceName": "nvidia.com/gpu", "deviceClassName": "gpu.nvidia.com"}},
+        "either gpu.resourceName (a device plugin) or gpu.deviceClassName (a DRA driver)",
+    ),
+    "device class": ({"gpu": {"deviceClassName": "GPU"}}, "write the name of a DeviceClass of this cluster"),
+    "toleration of everything": ({"scheduling": {"tolerations": [{"effect": "NoSchedule"}]}}, "operator: Exists"),
+    "toleration with a value too many": (
+        {"scheduling": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}},
+        "remove value",
+    ),
+    "toleration for a time": (
+        {"scheduling": {"tolerations": [{"key": "a", "operator": "Exists", "tolerationSeconds": 3}]}},
+        "NoExecute only",
+    ),
+    "spread over no label": ({"scheduling": {"topologySpread": [{"topologyKey": "a b"}]}}, "write a label of nodes"),
     "quantity": ({"resources": {"requests": {"memory": "8 GB"}}}, "write a Kubernetes quantity"),
     "request above limit": ({"resources": {"requests": {"memory": "17Gi"}}}, "raise the limit"),
     "cidr": (ingress(allowedSourceRanges=["10.0.0.1/8"]), "write an address range"),
@@ -90,6 +155,14 @@ def test_unknown_field_is_named(installed: ControlPlane) -> None:
 
 
 GOOD = {
+    "generated": {"auth": {"basic": {"generate": True}}},
+    "jwt": jwt(algorithms=["RS256", "EdDSA"], requiredClaims=["group=artists", "email"], usernameClaim="email"),
+    "HS in a Secret": jwt(algorithms=["HS256"], jwks={"secretName": "keys"}),
+    "keys by address": jwt(jwks={"url": "https://login.example.org:8443/realms/a/keys?v=1"}),
+    "any": {"auth": {"basic": BASIC, "jwt": JWT}},
+    "any, written": {"auth": {"mode": "Any", "basic": BASIC, "jwt": JWT}},
+    "token": {"auth": {"basic": BASIC, "token": TOKEN}},
+    "passwords at /token alone": {"auth": {"mode": "JWT", "basic": BASIC, "token": TOKEN}},
     "smallest": {},
     "waived": {"auth": {"mode": "None", "waiverReason": "a demonstration inside the office network"}},
     "inside only": {"ingress": None},
@@ -97,6 +170,12 @@ GOOD = {
     "ranges": ingress(allowedSourceRanges=["10.0.0.0/8", "2001:db8::/32"]),
     "no GPU": {"gpu": {"count": 0}},
     "MIG": {"gpu": {"resourceName": "nvidia.com/mig-3g.40gb"}},
+    "DRA": {"gpu": {"deviceClassName": "gpu.nvidia.com", "count": 2}},
+    "autoscaled": {"autoscaling": {"minReplicas": 2, "maxReplicas": 8, "targetQueueDepth": 2}},
+    "autoscaled, with the default of replicas": {"replicas": 1, "autoscaling": {"maxReplicas": 8}},
+    "suspended": {"suspend": True},
+    "spread": {"scheduling": {"topologySpread": [{"topologyKey": "topology.kubernetes.io/zone", "maxSkew": 2}]}},
+    "spread nowhere": {"scheduling": {"topologySpread": []}},
 }
 
 

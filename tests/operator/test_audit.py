@@ -10,7 +10,7 @@ import pytest
 
 from cluster.control_plane import ControlPlane
 from laws import conditions, exists, reason, serve, wait_for
-from support import CLASS, Operator, claim, eventually, smallest
+from support import Operator, claim, eventually, published, smallest
 
 pytestmark = pytest.mark.control_plane
 
@@ -94,10 +94,6 @@ def audited(operator: Operator) -> Iterator[Operator]:
     assert reason(cluster, PLACE, "ExposureAsDeclared") == "AsDeclared"
     yield operator
     cluster.kubectl("delete", "namespace", PLACE, "--wait=false")
-
-
-def published(host: str) -> dict[str, Any]:
-    return {"host": host, "className": CLASS["metadata"]["name"], "tls": {"secretName": "img-tls"}}
 
 
 def events(cluster: ControlPlane, place: str = PLACE) -> list[tuple[str, str, str]]:

@@ -26,8 +26,9 @@ VARIANTS = sorted(path.parent.name for path in GOLDEN.glob("*/resource.yaml"))
 def build(variant: str) -> list[Manifest]:
     body = yaml.safe_load((GOLDEN / variant / "resource.yaml").read_text())
     service = parse(body, strict=True)
-    edge = [*traefik.helpers(service), traefik.route(service)] if service.spec.ingress else []
-    return [stamped(item) for item in [*children(service, ENVIRONMENT), *edge]]
+    helpers = traefik.helpers(service) if service.spec.ingress else []
+    routes = traefik.routes(service) if service.spec.ingress and not service.spec.suspend else []
+    return [stamped(item) for item in [*children(service, ENVIRONMENT), *helpers, *routes]]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -115,7 +116,7 @@ def test_the_edge_limits_before_it_hashes_and_hands_the_credentials_on() -> None
     assert names == ["studio-rate-limit", "studio-auth", "studio-headers"]
     basic = traefik.middlewares(service)[1]["spec"]["basicAuth"]
     assert basic == {"secret": "studio-users", "realm": "zimage", "removeHeader": False}
-    annotations = traefik.route(service)["metadata"]["annotations"]
+    annotations = traefik.routes(service)[0]["metadata"]["annotations"]
     chain = annotations["traefik.ingress.kubernetes.io/router.middlewares"].split(",")
     assert chain == [f"team-a-{name}@kubernetescrd" for name in names]
 
@@ -128,3 +129,62 @@ def test_an_unknown_controller_has_no_dialect() -> None:
 def test_the_published_host_is_the_first_that_the_worker_answers_to() -> None:
     values = settings(parse(smallest(namespace="team-a")))
     assert values["ZIMAGE_ALLOWED_HOSTS"].split(",")[0] == "img.example.org"
+
+
+def test_an_autoscaler_is_never_contradicted() -> None:
+    assert "replicas" not in by_kind("autoscaled", "Deployment")["spec"]
+    target = by_kind("autoscaled", "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
+    assert target == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "studio"}
+
+
+def test_a_budget_never_holds_up_a_drain() -> None:
+    """minAvailable 1 over one replica would, for ever."""
+    spec = by_kind("smallest", "PodDisruptionBudget")["spec"]
+    assert spec["maxUnavailable"] == 1
+    assert "minAvailable" not in spec
+
+
+def test_devices_come_from_a_claim_or_from_a_plugin_never_from_both() -> None:
+    pod = by_kind("claims", "Deployment")["spec"]["template"]["spec"]
+    template = by_kind("claims", "ResourceClaimTemplate")
+    assert pod["resourceClaims"] == [{"name": "gpu", "resourceClaimTemplateName": template["metadata"]["name"]}]
+    assert "nvidia.com/gpu" not in pod["containers"][0]["resources"]["limits"]
+    assert "resourceClaims" not in by_kind("smallest", "Deployment")["spec"]["template"]["spec"]
+    # The template stands before the pods that name it.
+    kinds = [item["kind"] for item in build("claims")]
+    assert kinds.index("ResourceClaimTemplate") < kinds.index("Deployment")
+
+
+def test_suspended_means_no_worker_and_no_route_and_stopping_comes_first() -> None:
+    kinds = [item["kind"] for item in build("suspended")]
+    assert kinds[0] == "Deployment"
+    assert by_kind("suspended", "Deployment")["spec"]["replicas"] == 0
+    assert not {"Ingress", "HorizontalPodAutoscaler"} & set(kinds)
+    assert {"NetworkPolicy", "Service", "PodDisruptionBudget", "Middleware"} <= set(kinds)
+
+
+def test_only_the_port_of_the_keys_is_open_and_no_node_credentials_are_within_reach() -> None:
+    egress = by_kind("jwks-url", "NetworkPolicy")["spec"]["egress"]
+    assert [[port["port"] for port in rule["ports"]] for rule in egress] == [[53, 53], [8443]]
+    assert egress[0]["to"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}]
+    closed = [address for peer in egress[1]["to"] for address in peer["ipBlock"]["except"]]
+    assert "169.254.0.0/16" in closed
+    for variant in ("jwt", "any", "token", "generated"):
+        assert by_kind(variant, "NetworkPolicy")["spec"]["egress"] == []
+
+
+def test_the_token_route_is_one_path_and_asks_nobody_but_has_every_other_protection() -> None:
+    main, token = (item for item in build("token") if item["kind"] == "Ingress")
+    name = "traefik.ingress.kubernetes.io/router.middlewares"
+    both = [item["metadata"]["annotations"][name].split(",") for item in (main, token)]
+    assert [part for part in both[0] if part not in both[1]] == ["team-a-studio-auth@kubernetescrd"]
+    assert set(both[1]) < set(both[0])
+    assert token["spec"]["rules"][0]["http"]["paths"][0]["path"] == "/token"
+    assert token["spec"]["rules"][0]["http"]["paths"][0]["pathType"] == "Exact"
+    # Without it Traefik takes the other route, whose rule is a character longer (seen on the node).
+    assert token["metadata"]["annotations"]["traefik.ingress.kubernetes.io/router.priority"] == "1000"
+
+
+def test_what_is_made_up_is_not_rendered() -> None:
+    """A password that stands in a golden file would be one that everybody knows."""
+    assert not [item for item in build("generated") if item["kind"] == "Secret"]

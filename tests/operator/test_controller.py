@@ -11,6 +11,7 @@ from zimage_operator import controller as module
 from zimage_operator.api import Api
 from zimage_operator.controller import Controller
 from zimage_operator.errors import Conflict
+from zimage_operator.manifest import Ref
 from zimage_operator.names import labels
 from zimage_operator.observed import Report
 from zimage_operator.reconcile import Outcome
@@ -85,3 +86,21 @@ async def test_a_new_process_looks_before_it_writes_over_what_another_one_saw(mo
     assert len(controller.written) == 2
     await controller.verifier.close()
     module.forget(KEY)
+
+
+async def test_a_child_whose_label_was_edited_is_not_forgotten_with_a_service_that_never_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its repair would be told to nobody: what had been applied is what tells an edit from a new wish."""
+    controller = Recording(monkeypatch)
+    owner = {"apiVersion": "zimage.dev/v1alpha1", "kind": "ZImageService", "name": "studio", "uid": "u"}
+    head = {"name": "studio", "namespace": "team-a", "uid": "p", "ownerReferences": [{**owner, "controller": True}]}
+    policy = Ref("NetworkPolicy", "team-a", "studio")
+    for version, instance in enumerate(("studio", "mallory"), start=1):
+        found = {**head, "resourceVersion": str(version), "labels": labels(instance)}
+        keys = controller.cache.observe("NetworkPolicy", {"metadata": found, "spec": {}})
+        controller.cache.applied[policy] = "digest"
+        assert KEY in keys
+        for key in {*keys, ("team-a", "mallory")} - {KEY}:
+            await controller.one(key)
+    assert controller.cache.applied[policy] == "digest"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zimage_operator.observed import Drift, differences, drift, owner_uid, read_pod
+from zimage_operator.observed import Drift, at, differences, drift, held_replicas, owner_uid, read_pod, reclaimed
 
 plain = st.recursive(
     st.integers() | st.text(max_size=5) | st.booleans(),
@@ -75,3 +75,37 @@ def test_only_a_controller_owner_counts() -> None:
 def test_a_pod_without_a_status_can_be_read() -> None:
     pod = read_pod({"metadata": {"namespace": "a", "name": "b", "uid": "c"}, "spec": {}})
     assert (pod.ready, pod.waiting, pod.ip) == (False, "", "")
+
+
+def test_every_difference_can_be_looked_up() -> None:
+    wanted = {"a": [{"name": "x", "v": 1}], "b": [1, 2], "c": {"d": 3}}
+    live = {"a": [{"name": "y"}, {"name": "x", "v": 2}], "b": [1, 3], "c": {}}
+    assert [(path, at(live, path)) for path in differences(wanted, live)] == [
+        (("a", "x", "v"), 2),
+        (("b", "1"), 3),
+        (("c", "d"), None),
+    ]
+
+
+def entry(manager: str, fields: dict[str, object], operation: str = "Update", **more: str) -> dict[str, object]:
+    return {"manager": manager, "operation": operation, "fieldsV1": fields, **more}
+
+
+def test_what_others_hold_of_a_spec_is_reclaimed_but_for_metadata_replicas_and_status() -> None:
+    ours = entry("zimage-operator", {"f:spec": {"f:a": {}}}, "Apply")
+    mesh = entry("mesh", {"f:metadata": {"f:labels": {}}, "f:spec": {"f:a": {"f:b": {}}, "f:replicas": {}}})
+    status = entry("controller", {"f:status": {}}, subresource="status")
+    live = {"metadata": {"managedFields": [ours, mesh, status]}}
+    assert reclaimed(live) == [
+        {**ours, "fieldsV1": {"f:spec": {"f:a": {"f:b": {}}}}},
+        {**mesh, "fieldsV1": {"f:metadata": {"f:labels": {}}}},
+        status,
+    ]
+    assert reclaimed({"metadata": {"managedFields": [ours, status]}}) is None
+
+
+def test_replicas_are_handed_over_only_where_they_are_ours() -> None:
+    held = {"metadata": {"managedFields": [entry("zimage-operator", {"f:spec": {"f:replicas": {}}})]}}
+    free = {"metadata": {"managedFields": [entry("autoscaler", {"f:spec": {"f:replicas": {}}})]}}
+    assert held_replicas({**held, "spec": {"replicas": 3}}) == 3
+    assert held_replicas({**free, "spec": {"replicas": 3}}) is None

@@ -33,12 +33,12 @@ class Wall:
 
 
 def around(wall: Wall, interval: float = 3600) -> tuple[Rounds[str, str], Callable[[str], None]]:
-    made: Rounds[str, str] = Rounds(interval, lambda report: report == "blocked")
+    made: Rounds[str, str] = Rounds(interval)
     return made, partial(follow, made, wall)
 
 
 def follow(made: Rounds[str, str], wall: Wall, state: str) -> None:
-    made.follow("a", state, wall.look, wall.told)
+    made.follow("a", state, wall.look, wall.told, lambda report: report == "blocked")
 
 
 async def until(what: Callable[[], bool]) -> None:

@@ -18,6 +18,13 @@ def test_defaults() -> None:
     assert outside.namespace == "zimage-system"
 
 
+def test_the_update_policy_is_careful_unless_told_otherwise() -> None:
+    assert read({}).update_policy == "OnSpecChange"
+    assert read({"ZIMAGE_OPERATOR_UPDATE_POLICY": "Auto"}).update_policy == "Auto"
+    with pytest.raises(BadSettings, match="write one of OnSpecChange, Auto"):
+        read({"ZIMAGE_OPERATOR_UPDATE_POLICY": "Never"})
+
+
 def test_every_mistake_has_its_line() -> None:
     with pytest.raises(BadSettings) as error:
         read({"ZIMAGE_OPERATOR_PORT": "http", "ZIMAGE_OPERATOR_LOG_LEVEL": "loud", "ZIMAGE_OPERATOR_WORKER_IMAGE": "w"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import smallest
-from zimage_operator.errors import NotOwned
+from zimage_operator.errors import Issuing, NotOwned
 from zimage_operator.exposure import Exposure, Hole
 from zimage_operator.manifest import Ref
 from zimage_operator.names import MAX_EXPOSURES
@@ -22,6 +23,7 @@ from zimage_operator.observed import (
     PodFacts,
     Posture,
     Problem,
+    ReceiptFacts,
     Report,
 )
 from zimage_operator.spec import parse
@@ -101,6 +103,86 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_each_fact_has_its_reason(case: str) -> None:
     facts, kind, reason = CASES[case]
     assert found(observed(**facts))[kind]["reason"] == reason
+
+
+JWT = {"issuer": "https://login.example.org", "audiences": ["zimage"], "jwks": {"configMapName": "studio-jwks"}}
+USERS = {"secretName": "studio-users"}
+ADDRESS = "https://login.example.org/keys"
+GENERATED = {"basic": {"generate": True}}
+MISSING_KEYS = Problem("SecretMissing", "no key set at /etc/zimage/jwks/jwks.json: it is missing")
+MADE = ReceiptFacts("issue", "a" * 64, NOW - timedelta(hours=1))
+
+# How callers sign in, what was seen, then: status, reason, and what the message says.
+SIGN_IN: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, str, str]]] = {
+    "passwords": ({"basic": USERS}, {}, ("True", "Loaded", "Basic authentication with 2 users")),
+    "tokens": ({"jwt": JWT}, {"key_ids": ("k",)}, ("True", "Loaded", "tokens of https://login.example.org")),
+    "both": ({"basic": USERS, "jwt": JWT}, {"key_ids": ("k", "l")}, ("True", "Loaded", "2 users, tokens of https")),
+    "own tokens": (
+        {"basic": USERS, "token": {"enabled": True, "signingKeySecretName": "signing"}},
+        {"key_ids": ("k",)},
+        ("True", "Loaded", "tokens of POST /token"),
+    ),
+    "no keys": ({"jwt": JWT}, {}, ("False", "SecretMalformed", "no key that could verify a token")),
+    "no key set": (
+        {"jwt": JWT},
+        {"auth_problems": (MISSING_KEYS,)},
+        ("False", "SecretMissing", "ConfigMap studio-jwks: no key set"),
+    ),
+    "no key set in a Secret": (
+        {"basic": USERS, "jwt": {**JWT, "jwks": {"secretName": "keys"}}},
+        {"auth_problems": (MISSING_KEYS,)},
+        ("False", "SecretMissing", "Secret keys: no key set"),
+    ),
+    "no htpasswd beside keys": (
+        {"basic": USERS, "jwt": JWT},
+        {"auth_problems": (Problem("SecretMissing", "no htpasswd at /etc/zimage/basic/htpasswd"),)},
+        ("False", "SecretMissing", "Secret studio-users: no htpasswd"),
+    ),
+    "no signing key": (
+        {"basic": USERS, "token": {"enabled": True, "signingKeySecretName": "signing"}},
+        {"auth_problems": (Problem("SecretMissing", "no signing key at /etc/zimage/token/key"),)},
+        ("False", "SecretMissing", "Secret signing: no signing key"),
+    ),
+    "an issuer that does not answer": (
+        {"basic": USERS, "jwt": {**JWT, "jwks": {"url": ADDRESS}}},
+        {"auth_problems": (Problem("KeysUnreachable", f"{ADDRESS} does not answer"),)},
+        ("False", "KeysUnreachable", "jwks.url: https://login.example.org/keys does not answer"),
+    ),
+    "generated": (GENERATED, {"basic_sha256": "a" * 64}, ("True", "Loaded", "2 users")),
+    "generated and edited": (
+        GENERATED,
+        {"basic_sha256": "b" * 64},
+        ("False", "NotOwned", "Secret studio-basic-auth does not hold what the operator made up: delete it"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SIGN_IN)
+def test_what_was_loaded_is_told_for_every_way_of_signing_in(case: str) -> None:
+    auth, changes, wanted = SIGN_IN[case]
+    service = parse(smallest(namespace="team-a", auth=auth))
+    judged = found(observed(reports=posture(**changes), receipt=MADE), service)["AuthConfigured"]
+    assert (judged["status"], judged["reason"]) == wanted[:2]
+    assert wanted[2] in judged["message"]
+
+
+def test_new_credentials_are_waited_for() -> None:
+    """The kubelet needs up to two minutes: until then the old file is no sign of a stranger."""
+    service = parse(smallest(namespace="team-a", auth=GENERATED))
+    young = replace(MADE, created=NOW - timedelta(seconds=30))
+    judged = found(observed(reports=posture(basic_sha256="b" * 64), receipt=young), service)["AuthConfigured"]
+    assert (judged["status"], judged["reason"]) == ("Unknown", "WaitingForWorker")
+
+
+def test_a_secret_in_the_way_is_told_and_takes_the_route_away() -> None:
+    service = parse(smallest(namespace="team-a", auth=GENERATED))
+    taken = observed(refused=(NotOwned("Secret", "studio-basic-auth", "taken"),), receipt=None)
+    assert found(taken, service)["AuthConfigured"]["reason"] == "NotOwned"
+    assert unprotected(service, taken)
+    clearing = observed(refused=(Issuing("Secret", "studio-basic-auth", "a moment"),), receipt=None)
+    judged = found(clearing, service)["AuthConfigured"]
+    assert (judged["status"], judged["reason"]) == ("Unknown", "IssuingCredentials")
+    assert not unprotected(service, clearing)
 
 
 def test_a_failure_speaks_before_what_is_under_way() -> None:

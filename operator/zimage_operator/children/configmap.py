@@ -8,18 +8,24 @@ from ..names import (
     CERTIFICATE_KEY,
     CERTIFICATE_MOUNT,
     HTTP_PORT,
+    JWKS_KEY,
+    JWKS_MOUNT,
     MANAGEMENT_PORT,
     MODEL_MOUNT,
+    SIGNING_KEY,
+    SIGNING_MOUNT,
 )
-from ..spec import RateLimit, ZImageService
+from ..spec import Auth, RateLimit, ZImageService
 
 HTPASSWD_FILE = f"{BASIC_MOUNT}/htpasswd"
+JWKS_FILE = f"{JWKS_MOUNT}/{JWKS_KEY}"
+SIGNING_FILE = f"{SIGNING_MOUNT}/{SIGNING_KEY}"
 CERTIFICATE_FILE = f"{CERTIFICATE_MOUNT}/{CERTIFICATE_KEY}"
 
 
-def config_map(service: ZImageService) -> Manifest:
+def config_map(service: ZImageService, values: dict[str, str]) -> Manifest:
     """Build the ConfigMap that the worker's environment comes from. Nothing in it is secret."""
-    return manifest("v1", "ConfigMap", service, data=settings(service))
+    return manifest("v1", "ConfigMap", service, data=values)
 
 
 def settings(service: ZImageService) -> dict[str, str]:
@@ -31,7 +37,6 @@ def settings(service: ZImageService) -> dict[str, str]:
         "ZIMAGE_MODEL_PATH": f"{MODEL_MOUNT}/{path}" if path else MODEL_MOUNT,
         "ZIMAGE_PORT": HTTP_PORT,
         "ZIMAGE_MANAGEMENT_PORT": MANAGEMENT_PORT,
-        "ZIMAGE_AUTH_MODE": service.auth.mode,
         "ZIMAGE_ALLOWED_HOSTS": ",".join(hosts(service)),
         # Nobody but the proxies can connect (NetworkPolicy), and their addresses change with
         # every restart: whoever connects is a proxy, and the address it reports last counts.
@@ -45,11 +50,30 @@ def settings(service: ZImageService) -> dict[str, str]:
         "ZIMAGE_MAX_STEPS": spec.generation.max_steps,
         "ZIMAGE_MAX_IMAGES": spec.generation.max_images,
     }
-    if service.auth.basic:
-        values["ZIMAGE_BASIC_FILE"] = HTPASSWD_FILE
+    values |= auth_settings(service.auth)
     if ingress:
         values["ZIMAGE_CERTIFICATE_FILE"] = CERTIFICATE_FILE
     return {name: str(value) for name, value in values.items()}
+
+
+def auth_settings(auth: Auth) -> dict[str, object]:
+    """Give the worker's environment about who gets in."""
+    values: dict[str, object] = {"ZIMAGE_AUTH_MODE": auth.in_force}
+    if auth.basic:
+        values["ZIMAGE_BASIC_FILE"] = HTPASSWD_FILE
+    if auth.jwt:
+        keys = {"ZIMAGE_JWT_JWKS_URL": auth.jwt.jwks.url} if auth.jwt.jwks.url else {"ZIMAGE_JWT_JWKS_FILE": JWKS_FILE}
+        lists = {
+            "ZIMAGE_JWT_AUDIENCES": ",".join(auth.jwt.audiences),
+            "ZIMAGE_JWT_ALGORITHMS": ",".join(auth.jwt.algorithms),
+            "ZIMAGE_JWT_REQUIRED_CLAIMS": ",".join(auth.jwt.required_claims),
+        }
+        values |= {"ZIMAGE_JWT_ISSUER": auth.jwt.issuer, "ZIMAGE_JWT_USERNAME_CLAIM": auth.jwt.username_claim, **keys}
+        values |= {name: text for name, text in lists.items() if text}
+    if auth.token and auth.token.enabled:
+        values["ZIMAGE_TOKEN_SIGNING_KEY_FILE"] = SIGNING_FILE
+        values["ZIMAGE_TOKEN_TTL_SECONDS"] = auth.token.ttl_seconds
+    return values
 
 
 def hosts(service: ZImageService) -> list[str]:

@@ -1,4 +1,4 @@
-"""Who may open a connection to the workers, and that they may open none."""
+"""Who may open a connection to the workers, and that they may open none but to an issuer's keys."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from ..names import (
 )
 from ..spec import ZImageService
 
+# Where every distribution runs its DNS.
+DNS_NAMESPACE = "kube-system"
+DNS_PORT = 53
+
 
 def network_policy(service: ZImageService, environment: Environment) -> Manifest:
-    """Admit the proxies to 7860, monitoring and the operator to 9090, and let nothing out.
+    """Admit the proxies to 7860, monitoring and the operator to 9090, and let nothing out but to fetch keys.
 
     Namespaces are selected by `kubernetes.io/metadata.name`, which the API server sets and
     nobody can forge. `egress: []` closes DNS too: the worker reads its model from a volume.
@@ -30,9 +34,29 @@ def network_policy(service: ZImageService, environment: Environment) -> Manifest
             {"from": proxies, "ports": [{"port": HTTP_PORT, "protocol": "TCP"}]},
             {"from": [*watchers, operator], "ports": [{"port": MANAGEMENT_PORT, "protocol": "TCP"}]},
         ],
-        "egress": [],
+        "egress": egress(service),
     }
     return manifest("networking.k8s.io/v1", "NetworkPolicy", service, spec=spec)
+
+
+def egress(service: ZImageService) -> list[Manifest]:
+    """Build what the workers may reach: nothing, or DNS and the port of the issuer's keys.
+
+    A policy knows no host names, so the port is open to every address but the link-local ones,
+    where clouds serve the node's own credentials.
+    """
+    port = service.auth.jwt.jwks.port if service.auth.jwt else None
+    if port is None:
+        return []
+    dns = [{"port": DNS_PORT, "protocol": protocol} for protocol in ("UDP", "TCP")]
+    everywhere = [
+        {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}},
+        {"ipBlock": {"cidr": "::/0", "except": ["fe80::/10", "fd00:ec2::254/128"]}},
+    ]
+    return [
+        {"to": [peer(DNS_NAMESPACE)], "ports": dns},
+        {"to": everywhere, "ports": [{"port": port, "protocol": "TCP"}]},
+    ]
 
 
 def peer(namespace: str, pod_labels: dict[str, str] | None = None) -> Manifest:

@@ -10,18 +10,32 @@ from ..names import (
     CERTIFICATE_MOUNT,
     HTTP_PORT,
     HTTP_PORT_NAME,
+    JWKS_KEY,
+    JWKS_MOUNT,
     MANAGEMENT_PORT,
     MANAGEMENT_PORT_NAME,
     MODEL_MOUNT,
+    SIGNING_KEY,
+    SIGNING_MOUNT,
     WORKER_UID,
     selector_labels,
 )
-from ..spec import ClaimSource, ZImageService, amounts
+from ..spec import Auth, ClaimSource, TopologySpread, ZImageService, amounts
+from .claimtemplate import CLAIM, claim_template_name
 
 # After the worker's own drain: closing sockets and freeing the GPU. A guess with room.
 EXIT_SECONDS = 15
 # Owner and group may read, others not: the files hold password hashes.
 CREDENTIAL_MODE = 0o440
+# Where each volume is mounted.
+PATHS = {
+    "model": MODEL_MOUNT,
+    "tmp": "/tmp",  # noqa: S108
+    "basic": BASIC_MOUNT,
+    "jwks": JWKS_MOUNT,
+    "token": SIGNING_MOUNT,
+    "certificate": CERTIFICATE_MOUNT,
+}
 
 
 def pod(service: ZImageService, environment: Environment) -> Manifest:
@@ -32,6 +46,11 @@ def pod(service: ZImageService, environment: Environment) -> Manifest:
         "automountServiceAccountToken": False,
         # Dozens of variables about other services would only tell an intruder where to go.
         "enableServiceLinks": False,
+        # The defaults, and sent all the same: what we do not send we would not put back, and
+        # a pod in the host's network is under no NetworkPolicy.
+        "hostNetwork": False,
+        "hostPID": False,
+        "hostIPC": False,
         "terminationGracePeriodSeconds": spec.rollout.drain_seconds + EXIT_SECONDS,
         "securityContext": {
             "runAsNonRoot": True,
@@ -45,9 +64,10 @@ def pod(service: ZImageService, environment: Environment) -> Manifest:
         "containers": [container(service, environment)],
         "volumes": volumes(service),
         "tolerations": tolerations(service),
-        "topologySpreadConstraints": [spread(service)],
     }
     optional = {
+        "topologySpreadConstraints": [spread(service, wanted) for wanted in spec.scheduling.topology_spread],
+        "resourceClaims": claims(service),
         "nodeSelector": spec.scheduling.node_selector,
         "priorityClassName": spec.scheduling.priority_class_name,
         "runtimeClassName": spec.scheduling.runtime_class_name,
@@ -98,24 +118,32 @@ def probe(path: str, *, period_seconds: int, failures: int) -> Manifest:
 def resources(service: ZImageService) -> Manifest:
     """Build requests and limits; an extended resource stands in both, with one value."""
     wanted, gpu = service.spec.resources, service.spec.gpu
-    device = {gpu.resource_name: str(gpu.count)} if gpu.count else {}
-    return {"requests": amounts(wanted.requests) | device, "limits": amounts(wanted.limits) | device}
+    device = {gpu.extended_resource: str(gpu.count)} if gpu.extended_resource else {}
+    built = {"requests": amounts(wanted.requests) | device, "limits": amounts(wanted.limits) | device}
+    return built | ({"claims": [{"name": CLAIM}]} if gpu.claimed else {})
+
+
+def claims(service: ZImageService) -> list[Manifest]:
+    """Build the claim that each pod makes for its devices, where they come from a DRA driver."""
+    if not service.spec.gpu.claimed:
+        return []
+    return [{"name": CLAIM, "resourceClaimTemplateName": claim_template_name(service)}]
 
 
 def tolerations(service: ZImageService) -> list[Manifest]:
-    """Build the tolerations: GPU nodes are tainted with the device's name, by convention."""
-    gpu = service.spec.gpu
-    device = [{"key": gpu.resource_name, "operator": "Exists", "effect": "NoSchedule"}] if gpu.count else []
+    """Build the tolerations: nodes with a device plugin are tainted with the device's name, by convention."""
+    device = service.spec.gpu.extended_resource
+    own = [{"key": device, "operator": "Exists", "effect": "NoSchedule"}] if device else []
     given = service.spec.scheduling.tolerations
-    return device + [item.model_dump(by_alias=True, exclude_none=True) for item in given]
+    return own + [item.model_dump(by_alias=True, exclude_none=True) for item in given]
 
 
-def spread(service: ZImageService) -> Manifest:
-    """Prefer different hosts: one broken node should not take every worker."""
+def spread(service: ZImageService, wanted: TopologySpread) -> Manifest:
+    """Build one rule of how workers are spread: one broken node should not take every one of them."""
     return {
-        "maxSkew": 1,
-        "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "ScheduleAnyway",
+        "maxSkew": wanted.max_skew,
+        "topologyKey": wanted.topology_key,
+        "whenUnsatisfiable": wanted.when_unsatisfiable,
         "labelSelector": {"matchLabels": selector_labels(service.name)},
     }
 
@@ -130,11 +158,25 @@ def volumes(service: ZImageService) -> list[Manifest]:
         {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
     ]
     if service.auth.basic:
-        items.append(secret_volume("basic", service.auth.basic.secret_name, BASIC_KEY, "htpasswd"))
+        items.append(secret_volume("basic", service.basic_secret, BASIC_KEY, "htpasswd"))
+    items += token_volumes(service.auth)
     if service.spec.ingress and service.spec.ingress.tls:
         # The certificate alone, for the posture: the key stays with the edge.
         name = service.spec.ingress.tls.secret_name
         items.append(secret_volume("certificate", name, CERTIFICATE_KEY, CERTIFICATE_KEY))
+    return items
+
+
+def token_volumes(auth: Auth) -> list[Manifest]:
+    """Build the volumes with the keys that verify tokens."""
+    items = []
+    if auth.jwt and auth.jwt.jwks.secret_name:
+        items.append(secret_volume("jwks", auth.jwt.jwks.secret_name, JWKS_KEY, JWKS_KEY))
+    if auth.jwt and auth.jwt.jwks.config_map_name:
+        source = {"name": auth.jwt.jwks.config_map_name, "optional": True, "defaultMode": CREDENTIAL_MODE}
+        items.append({"name": "jwks", "configMap": {**source, "items": [{"key": JWKS_KEY, "path": JWKS_KEY}]}})
+    if auth.token and auth.token.enabled and auth.token.signing_key_secret_name:
+        items.append(secret_volume("token", auth.token.signing_key_secret_name, SIGNING_KEY, SIGNING_KEY))
     return items
 
 
@@ -154,6 +196,5 @@ def model_volume(service: ZImageService) -> Manifest:
 
 def mounts(service: ZImageService) -> list[Manifest]:
     """Build the mounts that belong to `volumes`."""
-    paths = {"model": MODEL_MOUNT, "tmp": "/tmp", "basic": BASIC_MOUNT, "certificate": CERTIFICATE_MOUNT}  # noqa: S108
-    named = ((item["name"], paths[item["name"]]) for item in volumes(service))
+    named = ((item["name"], PATHS[item["name"]]) for item in volumes(service))
     return [{"name": name, "mountPath": path, **({} if name == "tmp" else {"readOnly": True})} for name, path in named]

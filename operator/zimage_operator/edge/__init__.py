@@ -1,6 +1,6 @@
 """What publishes a service, in the dialect of the cluster's ingress controller; pure.
 
-A dialect is a module with `helpers(service)`, which must stand first, and `route(service)`.
+A dialect is a module with `helpers(service)`, which must stand first, and `routes(service)`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Dialect(Protocol):
     def helpers(self, service: ZImageService) -> list[Manifest]:
         """Give the objects that protect the route; they are applied before it."""
 
-    def route(self, service: ZImageService) -> Manifest:
-        """Give the object that publishes the service."""
+    def routes(self, service: ZImageService) -> list[Manifest]:
+        """Give the objects that publish the service; the first bears its name."""
 
 
 # By `spec.controller` of the IngressClass, which belongs to the cluster's administrator.
