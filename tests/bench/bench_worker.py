@@ -107,8 +107,8 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def ask(worker: Worker, side: int = 256, **body: Any) -> httpx.Response:
-    return worker.generate({"size": f"{side}x{side}", "steps": STEPS, **body})
+def ask(worker: Worker, side: int = 256, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
+    return worker.generate({"size": f"{side}x{side}", "steps": STEPS, **body}, headers=headers or {})
 
 
 def percentile(values: list[float], percent: int) -> float:
@@ -116,13 +116,17 @@ def percentile(values: list[float], percent: int) -> float:
 
 
 def overhead(worker: Worker, bare: Bare, side: int, runs: int) -> Row:
-    """Request and bare call in turns, each with words that no cache knows; the difference of the medians."""
+    """Request and bare call in turns, each with words that no cache knows; the difference of the medians.
+
+    Both end with the bytes of a PNG: `Accept: image/png`, not base64 in JSON.
+    """
+    png = {"Accept": "image/png"}
     ask(worker, side)
     bare.make(side)
     pairs = []
     for number in range(runs):
         words = f"a red fox {side} {number}"
-        served = seconds(lambda words=words: ask(worker, side, prompt=words))  # type: ignore[misc]
+        served = seconds(lambda words=words: ask(worker, side, png, prompt=words))  # type: ignore[misc]
         pairs.append((served, seconds(lambda words=words: bare.make(side, words))))  # type: ignore[misc]
     served, alone = (statistics.median(column) for column in zip(*pairs, strict=True))
     extra = (served - alone) * 1000
