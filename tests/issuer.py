@@ -131,6 +131,8 @@ def forgeries(issuer: Issuer) -> dict[str, str]:
         "exp missing": issuer.token(exp=None),
         "nbf in the future": issuer.token(nbf=now + 300),
         "nbf as text": issuer.token(nbf="0"),
+        "nbf true": issuer.token(nbf=True),
+        "iat true": issuer.token(iat=True),
         "iat in the future": issuer.token(iat=now + 300),
         "aud as a prefix": issuer.token(aud=AUDIENCE[:-1]),
         "aud longer": issuer.token(aud=f"{AUDIENCE}.evil.example.org"),

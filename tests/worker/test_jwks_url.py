@@ -105,6 +105,7 @@ BAD = {
     "cut off": ok(ME.jwks("b"))[:-5],
     "header bomb": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1_000_000,
     "body bomb": ok(b"x" * 1_000_000),
+    "good keys, too large": ok(ME.jwks("b") + b" " * 300_000),
     "endless chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"400\r\n%s\r\n" % (b"x" * 1024) * 600,
     "HTML": ok(b"<html>log in first</html>"),
     "empty set": ok(b'{"keys":[]}'),

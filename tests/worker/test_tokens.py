@@ -110,6 +110,8 @@ def test_required_claims(required: tuple[str, str | None], claims: dict[str, Any
 def test_the_username_claim() -> None:
     policy = Policy(ISSUER, (AUDIENCE,), "email")
     assert read(ME.token("ed", email="carla@example.org"), policy=policy) == "carla@example.org"
+    with pytest.raises(TokenRefused, match="token_user"):
+        read(ME.token("ed", sub="", email="carla@example.org"), policy=policy)
     for wrong in (None, "", 7, ["x"], "a\nb", "x" * 257):
         with pytest.raises(TokenRefused, match="token_user"):
             read(ME.token("ed", email=wrong), policy=policy)
