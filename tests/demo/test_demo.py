@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jwt
@@ -161,19 +162,29 @@ def generated_password(stage: scene.Scene) -> str:
     return base64.b64decode(text).decode()
 
 
+def answers(ask: Callable[[], int], wanted: int, message: str) -> None:
+    """Ask every two seconds: more would meet the edge's rate limit. It takes changes in with a delay of its own."""
+
+    def asked() -> bool:
+        time.sleep(2)
+        return ask() == wanted
+
+    scene.wait(asked, message, 240)
+
+
 def test_a_generated_password_opens_the_door_and_a_deleted_one_no_longer(stage: scene.Scene) -> None:
     """On the real node: made by the operator's pod, brought by the kubelet, checked by Traefik and the worker."""
     sign_in_by(stage, {"basic": {"generate": True}})
     assert "1 user" in condition(stage, "AuthConfigured")["message"]
     old = generated_password(stage)
-    assert stage.curl("-u", f"zimage:{old}")[0] == 200
+    answers(lambda: stage.curl("-u", f"zimage:{old}")[0], 200, "the generated one works")
     assert stage.curl()[0] == 401
     assert stage.curl("-u", f"{scene.USER}:{stage.password}")[0] == 401
     pods = {pod["metadata"]["uid"] for pod in stage.node.get("pods", "-n", scene.NAMESPACE)["items"]}
     stage.node.kubectl("-n", scene.NAMESPACE, "delete", "secret", "studio-credentials")
     scene.wait(lambda: generated_password(stage) not in ("", old), "another password", 120)
-    scene.wait(lambda: stage.curl("-u", f"zimage:{generated_password(stage)}")[0] == 200, "it works", 240)
-    assert stage.curl("-u", f"zimage:{old}")[0] == 401
+    answers(lambda: stage.curl("-u", f"zimage:{generated_password(stage)}")[0], 200, "the new one works")
+    answers(lambda: stage.curl("-u", f"zimage:{old}")[0], 401, "the old one does not")
     assert pods <= {pod["metadata"]["uid"] for pod in stage.node.get("pods", "-n", scene.NAMESPACE)["items"]}
     scene.wait(lambda: reason(stage, "AuthConfigured") == "Loaded", "the new one is what the worker holds", 120)
 
@@ -193,7 +204,7 @@ def test_an_issuers_token_opens_the_door_at_the_edge_and_in_the_worker(stage: sc
         token = jwt.encode({**claims, **changes}, key, "ES256", headers={"kid": "one"})
         return stage.curl("-H", f"Authorization: Bearer {token}")[0]
 
-    assert bearer() == 200
+    answers(bearer, 200, "Traefik asks the worker now")
     assert bearer(aud="another") == 401
     assert bearer(exp=now - 600) == 401
     assert stage.curl()[0] == 401
@@ -209,11 +220,10 @@ def test_a_password_becomes_a_token_at_the_edge(stage: scene.Scene) -> None:
     form = ["--data-urlencode", f"username={scene.USER}", "--data-urlencode", f"password={stage.password}"]
     where, url = Path(stage.node.directory) / "token.json", f"https://{scene.HOST}/token"
     ask = ["-d", "grant_type=password", *form, "-o", str(where)]
-    # Traefik takes a moment to read a new route.
-    scene.wait(lambda: stage.curl(*ask, url=url)[0] == 200, "a token is given", 30)
+    answers(lambda: stage.curl(*ask, url=url)[0], 200, "a token is given")
     given = json.loads(where.read_text())["access_token"]
     where.unlink()
-    assert stage.curl("-H", f"Authorization: Bearer {given}")[0] == 200
+    answers(lambda: stage.curl("-H", f"Authorization: Bearer {given}")[0], 200, "the token opens the door")
     assert stage.curl("-u", f"{scene.USER}:{stage.password}")[0] == 200
     assert stage.curl("-d", "grant_type=password", *form[:3], "password=wrong", url=url)[0] == 400
     for path in ("/v1/models", "/token/", "/token/v1", "/auth/verify", "/"):
