@@ -168,7 +168,7 @@ def test_hosts(strict, host: bytes) -> None:
 def test_http_1_0_without_a_host(strict) -> None:
     with socket.create_connection(("127.0.0.1", strict.port), timeout=30) as connection:
         connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
-        assert b" 400 " in connection.recv(65536).splitlines()[0]
+        assert b" 421 " in connection.recv(65536).splitlines()[0]
 
 
 def test_an_absolute_target_is_no_way_around_the_host(strict) -> None:
