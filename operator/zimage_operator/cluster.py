@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -451,6 +452,7 @@ def translate(error: Denied, target: Ref) -> Exception:
         return KindMissing(target.kind, target.name, f"{text}: install the CRDs of the ingress controller")
     if error.code == 404:
         return NamespaceTerminating(target.namespace)
-    if "uid" in str(error) and error.code in (409, 422):
+    # As a word: a name that holds it, such as druid's, says nothing about whose object it is.
+    if error.code in (409, 422) and re.search(r"\buid\b", str(error)):
         return Conflict(str(error))
     return Rejected(target.kind, target.name, f"{target.kind} {target.name} was refused: {error}", error.code)

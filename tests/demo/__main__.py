@@ -25,7 +25,7 @@ def main() -> int:
     began = time.monotonic()
     node = scene.node()
     keep = os.environ.get("DEMO_KEEP") == "1"
-    say("node", "control plane, kubelet, containerd, Calico, CoreDNS (the first time: builds of half an hour)")
+    say("node", "control plane, kubelet, containerd, Calico, CoreDNS (the first time: a quarter of an hour of builds)")
     node.start(stay=keep)
     try:
         say("install", "Traefik in dmz, the operator, a tiny random model, a user, a certificate")

@@ -1,0 +1,24 @@
+"""What a 4xx of the API server means."""
+
+from __future__ import annotations
+
+import pytest
+
+from zimage_operator.api import Denied
+from zimage_operator.cluster import translate
+from zimage_operator.errors import Conflict, Rejected
+from zimage_operator.manifest import Ref
+
+TARGET = Ref("Deployment", "team-a", "druid")
+
+
+@pytest.mark.parametrize(
+    ("message", "meaning"),
+    [
+        ("uid mismatch: the provided object specified uid 1, and no existing object was found", Conflict),
+        ('Deployment.apps "studio" is invalid: metadata.uid: Invalid value: "1": field is immutable', Conflict),
+        ('Deployment.apps "druid" is invalid: spec.replicas: Invalid value: -1', Rejected),
+    ],
+)
+def test_only_the_uid_itself_makes_a_conflict(message: str, meaning: type[Exception]) -> None:
+    assert type(translate(Denied(422, {"message": message}), TARGET)) is meaning
