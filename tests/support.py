@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cluster.control_plane import ControlPlane, free_ports
+from cluster.control_plane import ControlPlane
+from cluster.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 # Everything here is asynchronous on a noisy machine: generous, and asserted nowhere as a speed.
@@ -94,7 +95,7 @@ class Operator:
 
     def start(self, **settings: str) -> None:
         """Start it, with more settings than the usual ones where they are given."""
-        self.port = free_ports(1)[0]
+        self.port = free_port()
         environment = {
             **os.environ,
             "KUBECONFIG": str(self.kubeconfig),

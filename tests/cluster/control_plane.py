@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import secrets
-import socket
 import ssl
 import subprocess
 import sys
@@ -25,15 +23,13 @@ from typing import Any, Self
 from . import binaries, keeper
 from .keeper import RUNS, Facts
 from .pki import Pki, write_kubeconfig
+from .ports import free_ports
 from .programs import Programs
 
 FILES = Path(__file__).parent / "files"
 SERVICE_CIDR = "10.96.0.0/16"
 KUBERNETES_SERVICE = "10.96.0.1"
 POD_CIDR = "10.244.0.0/16"
-# Below Linux's range for outgoing connections, which would take a port between our
-# choosing it and a program's binding it.
-PORTS = range(20000, 32000)
 
 
 @dataclass(frozen=True)
@@ -207,20 +203,6 @@ def as_client(kubeconfig: Path, port: int, tls: Path) -> list[str]:
         f"--secure-port={port}",
         f"--cert-dir={tls}",
     ]
-
-
-def free_ports(count: int) -> list[int]:
-    found: list[int] = []
-    for port in random.sample(PORTS, len(PORTS)):
-        with socket.socket() as trial:
-            try:
-                trial.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise keeper.ClusterFailed(f"no {count} free ports between {PORTS.start} and {PORTS.stop}")
 
 
 # --- the owner's side -------------------------------------------------------------------

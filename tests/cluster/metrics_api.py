@@ -20,8 +20,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from .api import Api
-from .control_plane import ControlPlane, free_ports
+from .control_plane import ControlPlane
 from .pki import Pki
+from .ports import free_port
 
 GROUP, VERSION = "custom.metrics.k8s.io", "v1beta2"
 ROOT = f"/apis/{GROUP}/{VERSION}"
@@ -34,7 +35,7 @@ class MetricsApi:
         self.cluster, self.folder = cluster, folder
         self.values: dict[str, int] = {}
         self.asked: list[str] = []
-        self.port = free_ports(1)[0]
+        self.port = free_port()
 
     def __enter__(self) -> Self:
         Pki(self.folder).server("adapter", ["localhost"])

@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 from kubernetes.aio.config import kube_config
 
-from cluster.control_plane import ControlPlane, free_ports
+from cluster.control_plane import ControlPlane
+from cluster.ports import free_port
 from support import smallest
 from zimage_operator.api import Api
 from zimage_operator.controller import Controller
@@ -48,7 +49,7 @@ def test_what_others_find_is_said_too() -> None:
 
 
 async def test_the_answer_is_503_with_a_line_for_each_problem() -> None:
-    health, port = Health(), free_ports(1)[0]
+    health, port = Health(), free_port()
     server = await serve(port, asyncio.Event(), health)
     try:
         assert await ask(port, "healthz") == (200, "ok\n")

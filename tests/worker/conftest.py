@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,19 +20,14 @@ import httpx
 import openai
 import pytest
 
+from cluster.ports import free_port
 from issuer import AUDIENCE, ISSUER, Issuer
 
 USER, PASSWORD = "alice", "canary-password-7f3a"
 SECRET_LINE = f"{USER}:{bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()}\n"
 # The machine may be busy with a whole cluster; nothing is asserted about these.
 START_SECONDS = 120
-PATIENCE_SECONDS = 30
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+PATIENCE_SECONDS = 90
 
 
 def eventually(what: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.ports import free_port
 from hub import REPO, REVISION, TOKEN, Faults, HubServer
 from zimage_worker import manifest
 from zimage_worker.fetch import errors
@@ -663,12 +663,6 @@ def test_the_documented_exit_codes_are_the_program_s() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FetchError)]
     known = {kind.__name__: kind.exit_code for kind in kinds if kind is not FetchError}
     assert documented == {"Fetched": 0, "Fault": 1, "Interrupted": 143, **known}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait(what: Callable[[], object], seconds: float = 60) -> None:

@@ -142,7 +142,8 @@ def test_few_files_are_enough(make_worker, tmp_path: Path, eventually) -> None:
     """A container runtime that allows 256 files gets fewer connections, not a worker that cannot accept."""
     made = make_worker(tmp_path / "no-model")
     resource.prlimit(made.process.pid, resource.RLIMIT_NOFILE, (256, 256))
-    eventually(lambda: made.management.get("/health/live").status_code == 200, 120)
+    # The management port listens first.
+    eventually(lambda: made.api.get("/healthz").status_code == 200, 120)
     with held(lambda _: connect(made.port), 600):
         assert made.api.get("/healthz").status_code == 200
         assert made.management.get("/health/live").status_code == 200

@@ -7,7 +7,6 @@ import base64
 import json
 import os
 import re
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from urllib.request import urlopen
 import pytest
 
 from cluster.packages import ensure
+from cluster.ports import free_port
 from raw_http import connect, exchange
 from zimage_worker import logs
 from zimage_worker.engines import Made, Memory
@@ -309,9 +309,7 @@ def prometheus_installed() -> None:
 @pytest.fixture
 def prometheus(worker, tmp_path: Path, prometheus_installed) -> Iterator[str]:
     """The real server, scraping the worker's management port; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     configuration = {
         "global": {"scrape_interval": "1s"},
         "scrape_configs": [

@@ -255,7 +255,8 @@ def test_no_model_then_a_model_then_a_drain(make_worker, tiny_model, tmp_path: P
         model, ZIMAGE_CERTIFICATE_FILE=str(tls), ZIMAGE_ALLOWED_HOSTS="images.example.org,127.0.0.1",
         ZIMAGE_RATE_LIMIT_BURST="5", ZIMAGE_RATE_LIMIT_PER_MINUTE="1",
     )  # fmt: skip
-    eventually(lambda: made.management.get("/health/live").status_code == 200)
+    # The management port listens first.
+    eventually(lambda: made.api.get("/healthz").status_code == 200)
     eventually(lambda: made.posture()["phase"] == "failed")
     posture = made.posture()
     assert posture["model"]["problems"][0]["reason"] == "ModelMissing"

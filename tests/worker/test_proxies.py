@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from cluster import packages
+from cluster.ports import free_port
 from issuer import Issuer
 
 PASSWORD = "canary-password-7f3a"
@@ -114,12 +115,6 @@ def other() -> Iterator[int]:
     yield made.server_port
     made.shutdown()
     made.server_close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
