@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -26,11 +27,16 @@ def tier_cannot_run(why: str) -> None:
 # A cold start builds programs and images for half an hour: the time limit is for the test.
 TIERS = {"control_plane", "node_tier"}
 TEST_SECONDS = 300
+# Tests that share a control plane, a node, or a look at the whole machine stay together: with
+# `-n 2 --dist loadgroup` each lane runs in one process, in order, beside the other lanes.
+LANES = {"cluster": "node", "demo": "node", "contract": "worker"}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     if TIERS & set(getattr(item, "fixturenames", ())):
         item.add_marker(pytest.mark.timeout(TEST_SECONDS, func_only=True))
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    item.add_marker(pytest.mark.xdist_group(LANES.get(folder, folder)))
 
 
 @contextmanager
@@ -39,9 +45,10 @@ def told(request: pytest.FixtureRequest, what: str) -> Iterator[None]:
     manager = request.config.pluginmanager.getplugin("capturemanager")
     with manager.global_and_fixture_disabled():
         began = time.monotonic()
-        print(f"\nsetting up {what} …", flush=True)
+        # Standard error: pytest-xdist sends a lane's standard output to nowhere.
+        print(f"\nsetting up {what} …", file=sys.stderr, flush=True)
         yield
-        print(f"{what}: {time.monotonic() - began:.1f} s", flush=True)
+        print(f"{what}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
 
 
 @pytest.fixture(scope="session")

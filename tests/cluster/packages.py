@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from .binaries import CACHE, locked
 from .keeper import ClusterFailed
 
 NODE = (
@@ -38,7 +39,14 @@ def cannot_run() -> str | None:
 
 def ensure(names: tuple[str, ...]) -> None:
     """Install what is missing of `names`, or say in one line what is."""
-    absent = missing(names)
+    if not missing(names):
+        return
+    # dpkg turns the second of two away.
+    with locked(CACHE / "lock" / "packages"):
+        install(missing(names))
+
+
+def install(absent: list[str]) -> None:
     if not absent:
         return
     if os.geteuid() != 0:
