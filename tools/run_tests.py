@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Some 2,290 ran on 2026-11-25; fewer than this means that a tier has vanished.
 FLOOR = 2100
 # Two lanes: half of the tests wait for a cluster while the other half compute (tests/conftest.py).
-LANES = ["-n", "2", "--dist", "loadgroup"]
+LANES = ["-n", "2", "--dist", "loadscope"]
 # What fails more often than this is broken, not unsteady.
 UNSTEADY_MAX = 3
 TRIES = 3
@@ -54,9 +54,7 @@ def pytest(*arguments: str) -> int:
 
 def failed() -> list[str]:
     """Name the tests that failed in the last run, as pytest takes them on the command line."""
-    noted = json.loads((ROOT / ".pytest_cache/v/cache/lastfailed").read_text())
-    # With pytest-xdist a test's name ends with @ and its lane.
-    return [name.rsplit("@", 1)[0] for name in noted]
+    return list(json.loads((ROOT / ".pytest_cache/v/cache/lastfailed").read_text()))
 
 
 def steady_alone(names: list[str]) -> bool:
