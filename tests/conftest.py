@@ -7,10 +7,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling
 
 from cluster import binaries, images, packages
 from cluster.control_plane import ControlPlane
@@ -35,30 +33,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.timeout(TEST_SECONDS, func_only=True))
 
 
-# Tests that share a control plane, a node, or a look at the whole machine stay in one process, in
-# order; the other lanes run beside it. Longest first; folders without a lane are one each.
-LANES = {"cluster": "node", "demo": "node", "contract": "worker"}
-
-
-class Lanes(LoadScopeScheduling):
-    """pytest-xdist's scopes are ours: its own groups (`loadgroup` of 3.8.0) are silently ignored with pytest 9.2."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        folder = nodeid.split("/")[1]
-        return LANES.get(folder, folder)
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
-    return Lanes(config, log)
-
-
 @contextmanager
 def told(request: pytest.FixtureRequest, what: str) -> Iterator[None]:
     """Say what is set up and how long it takes: a silent build of ten minutes looks like a hang."""
     manager = request.config.pluginmanager.getplugin("capturemanager")
     with manager.global_and_fixture_disabled():
         began = time.monotonic()
-        # Standard error: pytest-xdist sends a lane's standard output to nowhere.
+        # Standard error: a lane's standard output waits for the end of its line.
         print(f"\nsetting up {what} …", file=sys.stderr, flush=True)
         yield
         print(f"{what}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)

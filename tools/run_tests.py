@@ -12,79 +12,120 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 # Some 2,290 ran on 2026-11-25; fewer than this means that a tier has vanished.
 FLOOR = 2100
-# Two lanes: half of the tests wait for a cluster while the other half compute (tests/conftest.py).
-LANES = ["-n", "2", "--dist", "loadscope"]
+# Folders that share a control plane, a node, or a look at the whole machine are one lane, one process.
+# Two at a time: half of the tests wait for a cluster while the other half compute. Longest first.
+TOGETHER = {"contract": "worker", "cluster": "node", "demo": "node"}
+AT_ONCE = 2
+LONGEST = ("operator", "worker")
 # What fails more often than this is broken, not unsteady.
 UNSTEADY_MAX = 3
 TRIES = 3
+# pytest's own exit code for tests that failed; every greater one is a broken run.
 TESTS_FAILED = 1
 
 
+@dataclass(frozen=True)
+class Ran:
+    """How one pytest ended: its exit code, what it counted, and the names of what failed."""
+
+    code: int
+    counts: dict[str, int]
+    failed: tuple[str, ...]
+
+
 def main() -> int:
-    """Run pytest with what was given on the command line; give its exit code."""
+    """Run pytest with what was given on the command line, or everything; give the exit code."""
     if sys.argv[1:]:
-        return pytest(*sys.argv[1:])
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        code = pytest(*LANES, "--cache-clear", "--durations=25", f"--junitxml={report}")
-        ran = executed(report)
-        unsteady = failed() if code == TESTS_FAILED else []
-    if code not in {0, TESTS_FAILED} or (unsteady and not steady_alone(unsteady)):
-        return code
-    if ran < FLOOR:
-        return too_few(ran)
-    if unsteady:
-        print(closing(ran, unsteady))
-    return 0
+        return subprocess.run(command(*sys.argv[1:]), cwd=ROOT, env=environment(), check=False).returncode
+    began = time.monotonic()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        runs = list(pool.map(lambda item: run(*item), lanes().items()))
+    counts = {kind: sum(each.counts[kind] for each in runs) for kind in ("failed", "passed", "skipped")}
+    unsteady = [name for each in runs for name in each.failed]
+    # A run that was killed (negative) or broke off says more than a test that failed.
+    code = max(abs(each.code) for each in runs)
+    if code == TESTS_FAILED and steady_alone(unsteady):
+        code = 0
+        counts = {**counts, "failed": 0, "passed": counts["passed"] + counts["failed"], "unsteady": len(unsteady)}
+        print("\n".join(f"UNSTEADY {name} failed beside others, and passed {TRIES} times alone" for name in unsteady))
+    if not code and counts["passed"] < FLOOR:
+        print(f"only {counts['passed']} tests ran, at least {FLOOR} are expected: which tier was skipped, and why?")
+        code = 1
+    print(closing(counts, time.monotonic() - began))
+    return code
 
 
-def pytest(*arguments: str) -> int:
-    """Run it once; give its exit code."""
+def lanes() -> dict[str, list[str]]:
+    """Give the folders of each lane, the longest lanes first."""
+    found: dict[str, list[str]] = {name: [] for name in LONGEST}
+    for folder in sorted({path.parent.name for path in ROOT.glob("tests/*/test_*.py")}):
+        found.setdefault(TOGETHER.get(folder, folder), []).append(f"tests/{folder}")
+    return found
+
+
+def command(*arguments: str) -> list[str]:
+    """Give the command line of one pytest."""
+    return [sys.executable, "-m", "pytest", "-q", *arguments]
+
+
+def environment() -> dict[str, str]:
+    """Give its environment."""
     # Two torch threads on two busy cores spin against each other: 0.15 s becomes 4.5 s.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, "-m", "pytest", "-q", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    return {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
 
 
-def failed() -> list[str]:
-    """Name the tests that failed in the last run, as pytest takes them on the command line."""
-    return list(json.loads((ROOT / ".pytest_cache/v/cache/lastfailed").read_text()))
+def run(lane: str, tests: Sequence[str]) -> Ran:
+    """Run these tests, and say with the lane before each line what pytest says, when it says it."""
+    with tempfile.TemporaryDirectory() as folder:
+        # A cache of its own: what failed in one lane is not written over by the other.
+        extra = [f"--junitxml={folder}/report.xml", "-o", f"cache_dir={folder}/cache", "--durations=20"]
+        with subprocess.Popen(
+            command(*extra, *tests), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True, errors="replace"
+        ) as process:
+            for line in process.stdout or ():
+                print(f"{lane} | {line}", end="", flush=True)
+        return Ran(process.returncode, counted(Path(folder) / "report.xml"), failed(Path(folder) / "cache"))
 
 
-def steady_alone(names: list[str]) -> bool:
-    """Whether few failed, and each of them passes every time when nothing else runs."""
-    if len(names) > UNSTEADY_MAX:
-        return False
-    for number in range(1, TRIES + 1):
-        print(f"\njudging again, alone, {number} of {TRIES}: {' '.join(names)}", flush=True)
-        if pytest(*names):
-            return False
-    return True
-
-
-def executed(report: Path) -> int:
-    """Count the tests that ran, skipped ones left out."""
+def counted(report: Path) -> dict[str, int]:
+    """Count the tests of a junit report by how they ended."""
+    totals = {"tests": 0, "failed": 0, "skipped": 0}
     # Written by pytest a moment ago: no foreign input.
-    suites = ElementTree.parse(report).getroot().iter("testsuite")  # noqa: S314
-    return sum(int(suite.get("tests", 0)) - int(suite.get("skipped", 0)) for suite in suites)
+    for suite in ElementTree.parse(report).getroot().iter("testsuite") if report.exists() else ():  # noqa: S314
+        totals["tests"] += int(suite.get("tests", 0))
+        totals["failed"] += int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+        totals["skipped"] += int(suite.get("skipped", 0))
+    passed = totals.pop("tests") - totals["failed"] - totals["skipped"]
+    return {**totals, "passed": passed}
 
 
-def too_few(count: int) -> int:
-    """Say that a tier is missing; give the exit code."""
-    print(f"only {count} tests ran, at least {FLOOR} are expected: which tier was skipped, and why?")
-    return 1
+def failed(cache: Path) -> tuple[str, ...]:
+    """Name the tests that failed, as pytest takes them on the command line."""
+    noted = cache / "v/cache/lastfailed"
+    return tuple(json.loads(noted.read_text())) if noted.exists() else ()
 
 
-def closing(ran: int, unsteady: list[str]) -> str:
-    """Say that all passed, and which of them only at the second judgement: each is a bug to mend."""
-    lines = [f"UNSTEADY {name} failed beside others and passed {TRIES} times alone" for name in unsteady]
-    return "\n".join([*lines, f"{ran} passed, {len(unsteady)} of them unsteady"])
+def steady_alone(names: Sequence[str]) -> bool:
+    """Whether few failed, and each of them passes every time when nothing else runs."""
+    return 0 < len(names) <= UNSTEADY_MAX and not any(
+        run(f"again, alone, {number} of {TRIES}", names).code for number in range(1, TRIES + 1)
+    )
+
+
+def closing(counts: dict[str, int], seconds: float) -> str:
+    """Say it as pytest does."""
+    told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    return f"{told} in {seconds:.2f}s ({int(seconds) // 60} min)"
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def test_argon2() -> None:
         ("$2y$31$" + CHEAP[7:], "cost of 31"),
         ("$argon2id$canary", "damaged"),
     ],
-    # The salt of CHEAP is new in each process, and the lanes of a run must know the tests by the same names.
+    # The salt of CHEAP is new in each process, and a test that failed must be found again by its name.
     ids=lambda value: value[:7],
 )
 def test_one_weak_line_refuses_the_file_and_never_shows_a_hash(hashed: str, says: str) -> None:
