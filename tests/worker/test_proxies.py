@@ -260,8 +260,10 @@ def test_traefik_may_keep_method_and_body(gated, traefik: int) -> None:
         assert (answer.status_code, answer.headers["x-seen-user"]) == (200, "carla")
 
 
-def test_the_worker_s_log_shows_the_client_and_the_name(gated, ask: Ask) -> None:
+def test_the_worker_s_log_shows_the_client_and_the_name(gated, ask: Ask, eventually) -> None:
     kind, address = ask.kind, "203.0.113.77"  # type: ignore[attr-defined]
     ask("/", f"Bearer {gated.issuer.token(sub=f'trent-{kind}')}", address=address)
     # Traefik does not believe its client about the address, and tells the one it sees.
-    assert f"{address if kind == 'nginx' else '127.0.0.1'} - trent-{kind} [" in gated.worker.stdout.read_text()
+    line = f"{address if kind == 'nginx' else '127.0.0.1'} - trent-{kind} ["
+    # The line is written after the answer.
+    eventually(lambda: line in gated.worker.stdout.read_text())
