@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from cluster import binaries, images, packages
 from cluster.control_plane import ControlPlane
 from cluster.edge import traefik_up
 from cluster.node import Node
+
+# A noisy machine is no failure: an example that took long, or slow data, says nothing about the code.
+settings.register_profile("noisy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("noisy")
 
 
 def tier_cannot_run(why: str) -> None:

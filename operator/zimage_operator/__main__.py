@@ -7,12 +7,14 @@ import asyncio
 import os
 import sys
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from . import __version__, logs, metrics, settings
+from . import __version__, bounds, logs, metrics, settings
+from .bounds import Bounds
 from .children import children
 from .crd import definition
 from .edge import dialect
@@ -116,7 +118,7 @@ def render(arguments: argparse.Namespace) -> int:
     items: list[Manifest] = []
     try:
         known = settings.read(os.environ)
-        environment = Environment(known.worker_image, known.namespace, known.allowed_image_prefixes)
+        environment = Environment(known.worker_image, known.namespace, bounds=offline(known))
         for body in documents(arguments.manifest):
             # With the digest that the operator adds: what is printed is what it sends, to the byte.
             items += map(stamped, rendered(body, arguments.controller, environment))
@@ -130,7 +132,13 @@ def render(arguments: argparse.Namespace) -> int:
     return 0
 
 
-DEFAULTS = Environment(settings.RELEASED_WORKER, settings.DEFAULT_NAMESPACE)
+def offline(known: settings.Settings) -> Bounds:
+    """Give the bounds of the settings that are set here; unlike in the cluster what is not told is not bounded."""
+    told = f"{settings.PREFIX}ALLOW_JWKS_URL" in os.environ
+    return known.bounds if told else replace(known.bounds, jwks_url=True)
+
+
+DEFAULTS = Environment(settings.RELEASED_WORKER, settings.DEFAULT_NAMESPACE, bounds=Bounds(jwks_url=True))
 
 
 def rendered(body: dict[str, Any], controller: str, environment: Environment = DEFAULTS) -> list[Manifest]:
@@ -140,6 +148,7 @@ def rendered(body: dict[str, Any], controller: str, environment: Environment = D
         InvalidSpec: one line per mistake.
     """
     service = parse({**body, "metadata": {"uid": NO_UID, **body["metadata"]}}, strict=True)
+    bounds.check(service, environment.bounds)
     edge = dialect(controller) if service.spec.ingress else None
     helpers = edge.helpers(service) if edge else []
     routes = edge.routes(service) if edge and not service.spec.suspend else []
@@ -149,11 +158,16 @@ def rendered(body: dict[str, Any], controller: str, environment: Environment = D
 def check(arguments: argparse.Namespace) -> int:
     """Validate every ZImageService in the files; one line per mistake."""
     failed = False
+    try:
+        allowed = offline(settings.read(os.environ))
+    except BadSettings as error:
+        print(*error.problems, sep="\n", file=sys.stderr)
+        return USAGE
     for path in arguments.manifests:
         try:
             found = documents(path)
             for body in found:
-                parse(body, strict=True)
+                bounds.check(parse(body, strict=True), allowed)
             print(f"{path}: {len(found)} {KIND}{'' if len(found) == 1 else 's'}, no mistakes")
         except (OSError, yaml.YAMLError, InvalidSpec) as error:
             failed = True

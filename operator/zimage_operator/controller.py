@@ -28,6 +28,7 @@ from .neighbours import PolicyFacts, could_select
 from .observed import ClassFacts
 from .reconcile import Outcome, Probing, reconcile
 from .settings import Settings
+from .status import KUBELET_PATIENCE
 from .verify import Verifier
 from .workqueue import WorkQueue
 
@@ -60,9 +61,8 @@ class Controller:
         self.environment = Environment(
             settings.worker_image,
             settings.namespace,
-            settings.allowed_image_prefixes,
             update_policy=settings.update_policy,
-            allow_jwks_url=settings.allow_jwks_url,
+            bounds=settings.bounds,
         )
         self.synced = asyncio.Event()
         self.sweeps: dict[str, asyncio.Task[None]] = {}
@@ -229,6 +229,8 @@ class Controller:
         outcome = await reconcile(body, self.cluster, self.issuer, self.environment, probing, datetime.now(UTC))
         if outcome.refused:
             self.queue.add_after(key, REFUSED_SECONDS)
+        if (patience := patience_left(outcome, datetime.now(UTC))) > 0:
+            self.queue.add_after(key, patience)
         host = asked(outcome)
         self.verifier.follow(key, self.policies(key), host, self.route(key), made_up(outcome))
         if self.blind_yet(key, body, host):
@@ -279,6 +281,17 @@ def asked(outcome: Outcome) -> str:
     if service is None or service.auth.in_force == "None" or "url" not in outcome.status or not service.spec.ingress:
         return ""
     return service.spec.ingress.host
+
+
+def patience_left(outcome: Outcome, now: datetime) -> float:
+    """Give the seconds until a worker that holds other credentials than the generated ones holds somebody else's.
+
+    Until then the kubelet may be on its way; nothing happens at that moment that would have us look again.
+    """
+    receipt = outcome.observed.receipt
+    if not (receipt and outcome.service and outcome.service.generated):
+        return 0.0
+    return (receipt.created + KUBELET_PATIENCE - now).total_seconds()
 
 
 def made_up(outcome: Outcome) -> str:

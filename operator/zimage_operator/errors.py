@@ -2,6 +2,7 @@
 
 OperatorError
 ├── InvalidSpec           the user's to mend: Stalled, no retry before the generation changes
+│   └── NotAllowed        it asks for more than this operator's settings let anybody ask for
 ├── Refused               one child could not be brought in place: reported, tried again later
 │   ├── NotOwned          an object of that name is there and is not ours
 │   ├── Rejected          the API server or an admission plugin said no
@@ -24,6 +25,14 @@ class OperatorError(Exception):
 
 class InvalidSpec(OperatorError):
     """A resource got past admission and still says something that cannot be done."""
+
+    reason = "InvalidSpec"
+
+
+class NotAllowed(InvalidSpec):
+    """A resource goes beyond the bounds that the operator's administrator has set (bounds.py)."""
+
+    reason = "NotAllowed"
 
 
 class Refused(OperatorError):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from .bounds import Bounds
 from .names import API_VERSION, HASH_ANNOTATION, KIND, labels
 from .spec import ZImageService
 
@@ -25,14 +26,12 @@ class Environment:
     worker_image: str
     # Whose pods the management port admits.
     operator_namespace: str
-    # Registries that `spec.image` may name; empty: any.
-    allowed_image_prefixes: tuple[str, ...] = ()
     # What earlier operators of this installation started workers with, newest first (history.py).
     former_worker_images: tuple[str, ...] = ()
     # OnSpecChange: a newer template waits for a change of the spec; Auto: it rolls at once.
     update_policy: str = "OnSpecChange"
-    # Whether workers may fetch an issuer's keys, and so open connections.
-    allow_jwks_url: bool = False
+    # What authors of resources may ask for.
+    bounds: Bounds = field(default_factory=Bounds)
 
 
 @dataclass(frozen=True, order=True)

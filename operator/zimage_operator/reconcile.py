@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from . import bounds
 from .children import children
 from .children.template import in_force
 from .cluster import Cluster
@@ -64,7 +65,7 @@ async def reconcile(
     previous = body.get("status") or {}
     try:
         service = parse(body)
-        check_allowed(service, environment)
+        bounds.check(service, environment.bounds)
     except InvalidSpec as error:
         # An answer, not a failure: only the user can mend it, and the old children go on.
         return Outcome(stalled(body, error, previous, now))
@@ -107,21 +108,3 @@ def is_admitted(service: ZImageService, environment: Environment) -> bool:
     return environment.operator_namespace in network.allowed_namespaces and all(
         OPERATOR_POD_LABELS.get(key) == value for key, value in network.proxy_pod_labels.items()
     )
-
-
-def check_allowed(service: ZImageService, environment: Environment) -> None:
-    """Hold the operator's own limits against the resource.
-
-    Raises:
-        InvalidSpec: the image comes from a registry that the operator was told not to trust, or the workers
-            would have to open connections, which it was not told to allow.
-    """
-    image, prefixes = service.spec.image, environment.allowed_image_prefixes
-    if image and prefixes and not any(image.repository.startswith(prefix) for prefix in prefixes):
-        allowed = " or ".join(prefixes)
-        raise InvalidSpec(f"spec.image.repository: this cluster's operator allows images from {allowed} only")
-    if service.auth.jwt and service.auth.jwt.jwks.url and not environment.allow_jwks_url:
-        raise InvalidSpec(
-            "spec.auth.jwt.jwks.url: this cluster's operator lets no worker open connections "
-            "(ZIMAGE_OPERATOR_ALLOW_JWKS_URL): write jwks.secretName or jwks.configMapName"
-        )

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .bounds import Bounds
 from .errors import BadSettings
-from .spec import LABEL, SUBDOMAIN
+from .spec import LABEL, SUBDOMAIN, Model
 
 PREFIX = "ZIMAGE_OPERATOR_"
 POD_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -20,7 +21,8 @@ RELEASED_WORKER = "ghcr.io/zimage-dev/zimage-worker:0.1.0"
 LEVELS = ("debug", "info", "warning", "error")
 POLICIES = ("OnSpecChange", "Auto")
 PROBE_SECONDS_IN_CLUSTER = 300
-
+# The sources that a model can come from, by the names of their fields.
+SOURCES = tuple(str(field.alias) for field in Model.model_fields.values())
 
 HTTPS_PORT = 443
 
@@ -41,10 +43,10 @@ class Settings:
     namespace: str
     watch_namespaces: tuple[str, ...]
     worker_image: str
-    allowed_image_prefixes: tuple[str, ...]
     # What becomes of running workers whose template a newer operator would build otherwise.
     update_policy: str
-    allow_jwks_url: bool
+    # What authors of resources may ask for.
+    bounds: Bounds
     # IngressClasses by name with their controllers, for an operator that may not look them up.
     ingress_classes: Mapping[str, str]
     # Seconds between two looks at the same pod; 0: no probes at all.
@@ -91,11 +93,10 @@ def read(environment: Mapping[str, str]) -> Settings:
         worker_image=reader.get(
             "WORKER_IMAGE", RELEASED_WORKER, image, "write an image with a tag or, better, a digest"
         ),
-        allowed_image_prefixes=reader.get("ALLOWED_IMAGE_PREFIXES", "", words, "write prefixes, with commas between"),
         update_policy=reader.get(
             "UPDATE_POLICY", "OnSpecChange", one_of(*POLICIES), f"write one of {', '.join(POLICIES)}"
         ),
-        allow_jwks_url=reader.get("ALLOW_JWKS_URL", "false", boolean, "write true or false"),
+        bounds=upper_bounds(reader),
         ingress_classes=reader.get(
             "INGRESS_CLASSES",
             "",
@@ -121,9 +122,34 @@ def read(environment: Mapping[str, str]) -> Settings:
             "write text or json",
         ),
     )
+    if settings.bounds.image_digest and "@sha256:" not in settings.worker_image:
+        text = f"{PREFIX}WORKER_IMAGE: {settings.worker_image!r} will not do: write it by digest"
+        reader.problems.append(f"{text}, as {PREFIX}REQUIRE_IMAGE_DIGEST asks of every image")
     if reader.problems:
         raise BadSettings(reader.problems)
     return settings
+
+
+def upper_bounds(reader: Reader) -> Bounds:
+    """Read what authors of resources may ask for."""
+    names, listed = "write names of namespaces, with commas between", "with commas between"
+    example = ".example.org, team-a=.a.example.org, team-b=b.example.org"
+    return Bounds(
+        image_prefixes=reader.get("ALLOWED_IMAGE_PREFIXES", "", words, f"write registries, {listed}"),
+        image_digest=reader.get("REQUIRE_IMAGE_DIGEST", "false", boolean, "write true or false"),
+        jwks_url=reader.get("ALLOW_JWKS_URL", "false", boolean, "write true or false"),
+        hosts=reader.get(
+            "ALLOWED_HOSTS", "", hosts, f"write [NAMESPACE=]HOST or [NAMESPACE=].DOMAIN, {listed}: {example}"
+        ),
+        client_namespaces=reader.get("ALLOWED_CLIENT_NAMESPACES", "", namespaces, names),
+        models=reader.get(
+            "ALLOWED_MODELS",
+            "",
+            models,
+            f"write {', '.join(f'{source}:NAME' for source in SOURCES)}, {listed}; a * at the end is anything",
+        ),
+        priority_classes=reader.get("ALLOWED_PRIORITY_CLASSES", "", names_of, f"write names, {listed}"),
+    )
 
 
 def own_namespace(outside: bool) -> str:
@@ -149,6 +175,33 @@ def pairs(text: str) -> dict[str, str]:
     """Split a list of name=value."""
     found = dict(part.split("=", 1) for part in words(text))
     if not all(re.fullmatch(SUBDOMAIN, name) and value for name, value in found.items()):
+        raise ValueError(text)
+    return found
+
+
+def hosts(text: str) -> tuple[tuple[str, str], ...]:
+    """Read hosts, and whose they are: any namespace's, or that of the one before the `=`."""
+    found = []
+    for part in words(text):
+        place, equals, name = part.rpartition("=")
+        if not re.fullmatch(SUBDOMAIN, name.removeprefix(".")) or (equals and not re.fullmatch(LABEL, place)):
+            raise ValueError(text)
+        found.append((place, name))
+    return tuple(found)
+
+
+def models(text: str) -> tuple[str, ...]:
+    """Check a list of origins of models (bounds.py)."""
+    found = words(text)
+    if not all(re.fullmatch(rf"({'|'.join(SOURCES)}):[^*\s]*\*?", part) for part in found):
+        raise ValueError(text)
+    return found
+
+
+def names_of(text: str) -> tuple[str, ...]:
+    """Check a list of names of objects."""
+    found = words(text)
+    if not all(re.fullmatch(SUBDOMAIN, part) for part in found):
         raise ValueError(text)
     return found
 

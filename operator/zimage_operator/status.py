@@ -506,7 +506,7 @@ def address(service: ZImageService, observed: Observed) -> str:
 def stalled(body: Mapping[str, Any], error: InvalidSpec, previous: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     """Build the status of a spec that cannot be done; only the user can mend it."""
     generation = int(body["metadata"]["generation"])
-    judgements = [false("Ready", "InvalidSpec", str(error)), true("Stalled", "InvalidSpec", str(error))]
+    judgements = [false("Ready", error.reason, str(error)), true("Stalled", error.reason, str(error))]
     return {"observedGeneration": generation, "conditions": dated(judgements, generation, previous, now)}
 
 

@@ -1,5 +1,6 @@
 """One key once, in order, with back-off; live work before resync. client-go's semantics.
 
+Within each of the two lines every namespace has its turn (fairline.py).
 A key that is added while it is being worked on is worked on once more afterwards, never
 twice at the same time.
 """
@@ -8,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 
+from .fairline import FairLine
 from .manifest import Key
 
 # Back-off of a key that fails: 0.4 s, doubled each time, up to 5 minutes (client-go's shape).
@@ -22,8 +23,8 @@ class WorkQueue:
     """Keys to be reconciled."""
 
     def __init__(self) -> None:
-        self.live: deque[Key] = deque()
-        self.later: deque[Key] = deque()
+        self.live = FairLine()
+        self.later = FairLine()
         self.dirty: set[Key] = set()
         self.busy: set[Key] = set()
         self.failures: dict[Key, int] = {}

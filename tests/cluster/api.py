@@ -9,7 +9,7 @@ import ssl
 import tempfile
 import threading
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,15 @@ class Api:
     def merge(self, path: str, body: Object) -> Object:
         return self.request("PATCH", path, body, "application/merge-patch+json")
 
-    def watch(self, path: str, **query: str) -> Iterator[tuple[str, Object]]:
-        """One list and one watch: (type, object) until the server ends it."""
-        listed = self.request("GET", f"{path}?{urllib.parse.urlencode(query)}")
-        for item in listed.get("items", []):
+    def watch(
+        self, path: str, listed: Callable[[Object], None] = lambda _: None, **query: str
+    ) -> Iterator[tuple[str, Object]]:
+        """One list, which `listed` hears of, and one watch: (type, object) until the server ends it."""
+        found = self.request("GET", f"{path}?{urllib.parse.urlencode(query)}")
+        listed(found)
+        for item in found.get("items", []):
             yield "ADDED", item
-        version = listed["metadata"]["resourceVersion"]
+        version = found["metadata"]["resourceVersion"]
         query = {**query, "watch": "1", "resourceVersion": version, "allowWatchBookmarks": "true"}
         connection = self.connect(timeout=None)
         try:

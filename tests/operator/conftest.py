@@ -40,7 +40,7 @@ def operator(
     process = Operator(installed, tmp_path_factory.mktemp("operator"))
     process.start()
     yield process
-    assert process.stop() == 0
+    process.stop_in_order()
     log = process.log.read_text()
     assert "Traceback" not in log, log[-4000:]
 

@@ -52,6 +52,7 @@ def test_an_autoscaler_takes_over_and_gives_back(operator: Operator, namespace: 
     assert hpa["spec"]["scaleTargetRef"]["kind"] == "Deployment"
     assert set(metrics.asked) == {"zimage_queue_depth"}
     # Four requests for each of two workers are right: nothing moves, and nothing had fallen to the default of one.
+    history.catch_up()
     assert {item["spec"]["replicas"] for item in history.versions() if item["status"].get("replicas")} == {2}
     before = len(written(operator, namespace))
     metrics.values["zimage_queue_depth"] = 8
@@ -120,8 +121,14 @@ def test_a_drain_is_let_through_one_worker_at_a_time(operator: Operator, namespa
     serve(cluster, namespace, replicas=replicas, **CPU)
     eventually(lambda: allowed(cluster, namespace) == 1, "the budget allows one")
     pods = [item["metadata"]["name"] for item in cluster.get("pods", "-n", namespace)["items"]]
+    assert len(pods) == replicas
     api = Api(cluster.kubeconfig)
-    evictions = [evict(api, namespace, name) for name in pods]
+    # As a drain does first; here, so that no replacement is ready between the two questions.
+    cluster.kubectl("cordon", "fake-0")
+    try:
+        evictions = [evict(api, namespace, name) for name in pods]
+    finally:
+        cluster.kubectl("uncordon", "fake-0")
     assert evictions == [201, 429][:replicas]
     wait_for(cluster, namespace, "Ready")
 

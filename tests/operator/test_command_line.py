@@ -11,9 +11,10 @@ SAMPLE = ROOT / "crds" / "samples" / "studio.yaml"
 PROGRAM = [sys.executable, "-m", "zimage_operator"]
 
 
-def run(*arguments: object, given: str = "") -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, given: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
     command = [*PROGRAM, *map(str, arguments)]
     environment = {"PYTHONPATH": str(ROOT / "operator"), "PATH": ""}
+    environment |= {f"ZIMAGE_OPERATOR_{name}": text for name, text in settings.items()}
     return subprocess.run(command, input=given, capture_output=True, text=True, env=environment, check=False)
 
 
@@ -37,6 +38,18 @@ def test_check_names_every_mistake_and_where_it_is() -> None:
     bad = run("check", "-", given=manifest)
     assert bad.returncode == 1
     assert "-: spec.replica: there is no such field" in bad.stderr
+
+
+def test_check_and_render_hold_the_bounds_that_are_set() -> None:
+    for command in ("check", "render"):
+        told = run(command, SAMPLE, ALLOWED_HOSTS="other=.example.org", ALLOWED_PRIORITY_CLASSES="gpu")
+        assert (told.returncode, told.stdout) == (1, "")
+        assert "ZIMAGE_OPERATOR_ALLOWED_HOSTS" in told.stderr
+        fine = run(command, SAMPLE, ALLOWED_HOSTS=".example.org")
+        assert (fine.returncode, fine.stderr) == (0, "")
+        wrong = run(command, SAMPLE, ALLOWED_HOSTS="*")
+        assert wrong.returncode == 2
+        assert wrong.stderr.startswith("ZIMAGE_OPERATOR_ALLOWED_HOSTS: '*' will not do")
 
 
 def test_the_crd_is_the_committed_one() -> None:

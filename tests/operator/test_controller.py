@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,9 +15,10 @@ from zimage_operator.controller import Controller
 from zimage_operator.errors import Conflict
 from zimage_operator.manifest import Ref
 from zimage_operator.names import labels
-from zimage_operator.observed import Report
+from zimage_operator.observed import Observed, ReceiptFacts, Report
 from zimage_operator.reconcile import Outcome
 from zimage_operator.settings import read
+from zimage_operator.spec import parse
 
 KEY = ("team-a", "studio")
 READY = {"conditions": [{"type": "Ready", "status": "True", "reason": "Ready", "message": "serving"}]}
@@ -30,6 +33,7 @@ class Recording(Controller):
         self.written: list[Any] = []
         self.told: list[str] = []
         self.refusals = 0
+        self.outcome = Outcome(READY)
         patch.setattr(module, "reconcile", self.pretend)
         patch.setattr(self.cluster, "apply_status", self.write)
         patch.setattr(self.recorder, "emit", lambda _, __, reason, *rest: self.told.append(reason))
@@ -38,7 +42,7 @@ class Recording(Controller):
         self.cache.observe("ZImageService", body | {"metadata": body["metadata"] | head, "status": BEFORE})
 
     async def pretend(self, *_: Any) -> Outcome:
-        return Outcome(READY)
+        return self.outcome
 
     async def write(self, body: Any, status: Any) -> bool:
         if self.refusals:
@@ -85,6 +89,24 @@ async def test_a_new_process_looks_before_it_writes_over_what_another_one_saw(mo
     await controller.one(KEY)
     assert len(controller.written) == 2
     await controller.verifier.close()
+    module.forget(KEY)
+
+
+@pytest.mark.parametrize(("age", "looks"), [(60, True), (181, False)], ids=["on its way", "long there"])
+async def test_new_credentials_are_looked_at_once_more_when_the_kubelets_time_is_over(
+    monkeypatch: pytest.MonkeyPatch, age: int, looks: bool
+) -> None:
+    """No event comes then: a worker that holds a stranger's file would be called on its way until the next one."""
+    controller = Recording(monkeypatch)
+    made = ReceiptFacts("issue", "a" * 64, datetime.now(UTC) - timedelta(seconds=age))
+    service = parse(smallest(*reversed(KEY), auth={"basic": {"generate": True}}))
+    controller.outcome = Outcome(READY, service, observed=Observed(receipt=made))
+    await controller.one(KEY)
+    assert (KEY in controller.queue.timers) is looks
+    if looks:
+        timer = controller.queue.timers[KEY]
+        assert 0 < timer.when() - asyncio.get_running_loop().time() <= 180 - age
+        timer.cancel()
     module.forget(KEY)
 
 

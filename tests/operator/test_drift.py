@@ -124,7 +124,10 @@ def stage(operator: Operator) -> Iterator[Stage]:
     cluster.apply(smallest(namespace=PLACE, **EVERYTHING))
     wait_for(cluster, PLACE, "Ready")
     yield Stage(operator)
+    # The one device goes back before anybody else asks for it.
+    cluster.kubectl("-n", PLACE, "delete", "zis", "studio")
     cluster.kubectl("delete", "namespace", PLACE, "--wait=false")
+    eventually(lambda: not cluster.get("pods", "-n", PLACE)["items"], "no pod is left")
 
 
 @pytest.fixture
@@ -305,13 +308,15 @@ def test_a_competitor_in_a_loop_costs_little_and_holds_up_nobody(settled: Stage)
     thread = threading.Thread(target=rewrite)
     began = time.monotonic()
     thread.start()
-    stage.patch(*neighbour, {"automountServiceAccountToken": True})
-    stage.restored(*neighbour, "a change during the fight")
-    time.sleep(max(0.0, began + seconds - time.monotonic()))
-    stop.set()
-    thread.join()
+    try:
+        stage.patch(*neighbour, {"automountServiceAccountToken": True})
+        stage.restored(*neighbour, "a change during the fight")
+        # However slow the machine is: long enough, and more than the five a second that we may answer with.
+        eventually(lambda: (lasted := time.monotonic() - began) > seconds and count > 5 * lasted, "a competition")
+    finally:
+        stop.set()
+        thread.join()
     lasted = time.monotonic() - began
-    assert count > 5 * lasted, "no competition"
     assert stage.writes()[policy] - before <= 5 * lasted
     stage.restored(*policy, "the fight")
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.control_plane import ControlPlane
 from laws import reason
+from recorder import Recorder
 from support import Operator, eventually, smallest
 
 pytestmark = pytest.mark.control_plane
@@ -32,29 +29,23 @@ WAY: list[tuple[dict[str, Any], str, str]] = [
     (BASIC, "Basic", "basicAuth"),
 ]
 OPEN = {"mode": "None", "waiverReason": "a demonstration inside the office network"}
-PATHS = {"Ingress": "/apis/networking.k8s.io/v1", "Middleware": "/apis/traefik.io/v1alpha1"}
+PATHS = (
+    "/apis/networking.k8s.io/v1/namespaces/{}/ingresses",
+    "/apis/traefik.io/v1alpha1/namespaces/{}/middlewares",
+)
 
 
 @contextmanager
 def watched(cluster: ControlPlane, namespace: str) -> Iterator[list[dict[str, Any]]]:
     """Every revision of the routes and the Middlewares of a namespace, in order, once the block is left."""
     events: list[dict[str, Any]] = []
-    kubectl = [cluster.facts["kubectl"], f"--kubeconfig={cluster.kubeconfig}", "get", "--raw"]
-    with tempfile.TemporaryDirectory() as folder:
-        streams = []
-        for plural, root in (("ingresses", PATHS["Ingress"]), ("middlewares", PATHS["Middleware"])):
-            path = f"{root}/namespaces/{namespace}/{plural}"
-            with (Path(folder) / plural).open("wb") as file:
-                streams.append(subprocess.Popen([*kubectl, f"{path}?watch=1"], stdout=file))
-        try:
-            yield events
-        finally:
-            for stream in streams:
-                stream.terminate()
-                stream.wait()
-        lines = (line for file in Path(folder).iterdir() for line in file.read_text().splitlines())
-        # Resource versions of one etcd are comparable across kinds.
-        events += sorted(map(json.loads, lines), key=lambda event: int(event["object"]["metadata"]["resourceVersion"]))
+    streams = [Recorder(cluster, path.format(namespace)) for path in PATHS]
+    yield events
+    for stream in streams:
+        stream.catch_up()
+        events += [{"type": kind, "object": item} for kind, item in stream.events]
+    # Resource versions of one etcd are comparable across kinds.
+    events.sort(key=lambda event: int(event["object"]["metadata"]["resourceVersion"]))
 
 
 def sign_in(cluster: ControlPlane, namespace: str, auth: dict[str, Any], mode: str, checker: str) -> None:

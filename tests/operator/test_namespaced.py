@@ -4,18 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from cluster.control_plane import ControlPlane
-from laws import wait_for
+from laws import conditions, exists, wait_for
 from support import DRIVER, ROOT, Operator, claim, eventually, smallest
 
 pytestmark = pytest.mark.control_plane
 
 PLACES = ("roles-a", "roles-b")
 HOME = "zimage-roles"
+# They let everything through that the tests below do, but for the one about them.
+BOUNDS = {
+    "ALLOWED_HOSTS": ".example.org",
+    "ALLOWED_CLIENT_NAMESPACES": "dmz",
+    "ALLOWED_MODELS": "persistentVolumeClaim:*",
+    "ALLOWED_PRIORITY_CLASSES": "gpu-serving",
+    "ALLOWED_IMAGE_PREFIXES": "registry.example.org",
+}
+BEYOND: dict[str, Any] = {
+    "ingress": {"host": "img.example.com", "className": "traefik", "tls": {"secretName": "img-tls"}},
+    "network": {"allowedNamespaces": ["dmz", "default"]},
+    "model": {"image": {"reference": "evil.example.org/z@sha256:" + "a" * 64}},
+    "scheduling": {"priorityClassName": "mine"},
+    "image": {"repository": "evil.example.org/worker", "tag": "1"},
+}
 
 
 def documents() -> list[dict[str, object]]:
@@ -35,17 +51,14 @@ def roles(installed: ControlPlane, operator: Operator, tmp_path_factory: pytest.
         claim(installed, place)
     classes = "traefik=traefik.io/ingress-controller"
     settings = {"ZIMAGE_OPERATOR_WATCH_NAMESPACES": ",".join(PLACES), "ZIMAGE_OPERATOR_INGRESS_CLASSES": classes}
+    settings |= {f"ZIMAGE_OPERATOR_{name}": text for name, text in BOUNDS.items()}
     process = Operator(installed, Path(tmp_path_factory.mktemp("roles")), HOME, **settings)
-    # A signal before its handlers stand would simply kill it.
-    eventually(lambda: "leading as" in operator.log.read_text(), "the other one is up")
-    assert operator.stop() == 0
+    operator.stop_in_order()
     process.start()
     yield process
-    assert process.stop() == 0
+    process.stop_in_order()
     installed.kubectl("delete", "namespace", *PLACES, HOME, "--wait=false")
-    before = operator.log.read_text().count("leading as")
-    operator.start()
-    eventually(lambda: operator.log.read_text().count("leading as") > before, "the other one is back")
+    operator.start_and_lead()
     assert "Traceback" not in process.log.read_text()
 
 
@@ -81,6 +94,24 @@ def test_another_namespace_is_left_alone(roles: Operator, namespace: str) -> Non
     eventually(lambda: ready(cluster, PLACES[0]).get("status") == "True", "the operator is at work")
     assert cluster.get("zis", "studio", "-n", namespace)["status"] == {"observedGeneration": -1}
     cluster.kubectl("-n", namespace, "delete", "zis", "studio")
+
+
+def test_what_is_beyond_the_bounds_is_refused_with_what_to_write_and_what_stands_stays(roles: Operator) -> None:
+    cluster, place = roles.cluster, PLACES[0]
+    cluster.apply(smallest(namespace=place, ingress=None, gpu={"count": 0}))
+    wait_for(cluster, place, "Ready")
+    before = cluster.get("deploy", "studio", "-n", place)["spec"]
+    cluster.apply(smallest(namespace=place, gpu={"count": 0}, **BEYOND))
+    wait_for(cluster, place, "NotAllowed")
+    found = conditions(cluster, place)
+    assert found["Stalled"]["reason"] == "NotAllowed"
+    lines = found["Ready"]["message"].splitlines()
+    assert len(lines) == len(BEYOND)
+    assert all("this cluster's operator" in line for line in lines)
+    assert cluster.get("deploy", "studio", "-n", place)["spec"] == before
+    assert not exists(cluster, place, "ing")
+    cluster.apply(smallest(namespace=place, ingress=None, gpu={"count": 0}))
+    wait_for(cluster, place, "Ready")
 
 
 def test_a_class_that_nobody_told_is_named(roles: Operator) -> None:
@@ -125,6 +156,10 @@ def test_without_the_right_to_create_secrets_the_status_says_so_and_no_worker_st
     role = next(item for item in documents() if item["kind"] == "Role" and item["metadata"]["namespace"] == place)  # type: ignore[index]
     kept = [rule for rule in role["rules"] if rule["resources"] != ["secrets"]]  # type: ignore[attr-defined]
     cluster.apply({**role, "rules": kept})
+    # The authorizer hears of it a moment later.
+    ask = [cluster.facts["kubectl"], "auth", "can-i", "create", "secrets", "-n", place]
+    ask += [f"--as=system:serviceaccount:{HOME}:zimage-operator"]
+    eventually(lambda: cluster.run(ask, check=False).stdout.strip() == "no", "the right has gone")
     cluster.apply(smallest("later", place, gpu={"count": 0}, ingress=None, auth={"basic": {"generate": True}}))
 
     def told() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -67,6 +67,16 @@ def test_generated_credentials_are_made_and_go(operator: Operator, namespace: st
     assert exists(cluster, namespace, "secret", "studio-credentials")
     cluster.apply(smallest(namespace=namespace))
     eventually(lambda: not exists(cluster, namespace, "secret", "studio-credentials"), "the Secrets are gone")
+
+
+def test_devices_by_claim_and_an_autoscaler_are_made_and_go(operator: Operator, namespace: str) -> None:
+    """All about them is in test_claims.py and test_autoscaling.py; here for the rights as well."""
+    cluster = operator.cluster
+    cluster.apply(smallest(namespace=namespace, gpu={"deviceClassName": "nobody"}, autoscaling={"maxReplicas": 2}))
+    kinds = "resourceclaimtemplates,hpa"
+    eventually(lambda: len(cluster.get(kinds, "-n", namespace)["items"]) == 2, "both are there")
+    cluster.apply(smallest(namespace=namespace, replicas=0))
+    eventually(lambda: not cluster.get(kinds, "-n", namespace)["items"], "both are gone")
 
 
 def test_what_is_deleted_comes_back(operator: Operator, namespace: str) -> None:
@@ -185,34 +195,27 @@ def test_a_restart_writes_nothing_and_rest_is_silent(operator: Operator, namespa
     serve(cluster, namespace)
     # Until the namespaces of earlier tests are gone there is other work.
     eventually(lambda: "Terminating" not in cluster.kubectl("get", "namespaces"), "no namespace is on its way out", 120)
-    eventually(lambda: settled(operator), "no more writes")
+    eventually(lambda: silent(operator, 3), "no more writes")
     before = len(operator.writes())
-    assert operator.stop() == 0
+    operator.stop_in_order()
     operator.start_and_lead()
-    # The streams list what they watch once, and each list is checked once for missed deletions.
-    eventually(lambda: quiet(operator), "the start is over")
+    # The streams list what they watch once, and each list is checked once for missed deletions; then there is rest.
+    eventually(lambda: silent(operator, REST_SECONDS), f"nothing is asked for {REST_SECONDS} s", 120)
     assert operator.writes()[before:] == []
-    count = len(operator.requests())
-    time.sleep(20)
-    later = operator.requests()[count:]
-    strange = [
-        (entry["verb"], entry["requestURI"], entry["responseStatus"]["code"])
-        for entry in later
+
+
+# Longer than every interval at which something is tried again (REFUSED_SECONDS and the back-off's first steps).
+REST_SECONDS = 15
+
+
+def silent(operator: Operator, seconds: float) -> bool:
+    """Whether its last request is that long ago; the Lease and the streams' own renewals do not count."""
+    asked = [
+        datetime.fromisoformat(entry["stageTimestamp"])
+        for entry in operator.requests()
         if entry["objectRef"]["resource"] != "leases" and entry["verb"] != "watch"
     ]
-    assert strange == []
-
-
-def quiet(operator: Operator) -> bool:
-    before = [entry for entry in operator.requests() if entry["verb"] == "list"]
-    time.sleep(5)
-    return len([entry for entry in operator.requests() if entry["verb"] == "list"]) == len(before)
-
-
-def settled(operator: Operator) -> bool:
-    count = len(operator.writes())
-    time.sleep(3)
-    return len(operator.writes()) == count
+    return datetime.now(UTC) - max(asked) > timedelta(seconds=seconds)
 
 
 def test_rights_granted_are_rights_used_and_no_secret_was_read(operator: Operator) -> None:

@@ -52,7 +52,7 @@ def condition(node: Node, kind: str) -> dict[str, str]:
     return next((item for item in status(node).get("conditions", []) if item["type"] == kind), {})
 
 
-def becomes(node: Node, kind: str, reason: str, seconds: float = 60) -> None:
+def becomes(node: Node, kind: str, reason: str, seconds: float = 120) -> None:
     try:
         scene.wait(lambda: condition(node, kind).get("reason") == reason, f"{kind} {reason}", seconds)
     except AssertionError as error:

@@ -42,7 +42,7 @@ def follow(made: Rounds[str, str], wall: Wall, state: str) -> None:
 
 
 async def until(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not what():
             await asyncio.sleep(0.01)
 
@@ -106,7 +106,7 @@ async def test_what_is_dropped_in_the_moment_in_which_it_wakes_is_dropped(ticks:
     task = made.targets["a"].task
     assert task
     made.drop("a")
-    await asyncio.wait([task], timeout=10)
+    await asyncio.wait([task], timeout=60)
     assert task.done()
 
 

@@ -42,6 +42,7 @@ def test_suspend_stops_everything_and_keeps_what_is_set_up(
     assert "url" not in status
     assert status["replicas"] == 0
     # Not before: on the way there it said so.
+    statuses.catch_up()
     passed = [reason(item["status"]) for item in statuses.versions(namespace)]
     assert "Stopping" in passed
     suspend(cluster, namespace, "false")
@@ -90,8 +91,10 @@ def test_a_rolling_update_never_goes_below_what_is_asked_for(operator: Operator,
     history = Recorder(cluster, f"/apis/apps/v1/namespaces/{namespace}/deployments")
     rolling = {"rollout": {"strategy": "RollingUpdate"}, **CPU}
     serve(cluster, namespace, **rolling)
+    history.catch_up()
     began = len(history.versions())
     cluster.apply(smallest(namespace=namespace, generation={"maxSteps": 8}, **rolling))
     eventually(lambda: conditions(cluster, namespace)["Ready"]["observedGeneration"] == 2, "it was seen")
     wait_for(cluster, namespace, "Ready")
+    history.catch_up()
     assert min(item["status"].get("availableReplicas", 0) for item in history.versions()[began:]) >= 1

@@ -18,13 +18,14 @@ from pydantic import BaseModel
 from cluster.control_plane import CommandFailed, ControlPlane
 from support import ROOT, Operator, eventually, smallest
 from zimage_operator.__main__ import CONTROLLER, rendered
+from zimage_operator.bounds import Bounds, check, client_namespaces, origin
 from zimage_operator.crd import definition
-from zimage_operator.errors import InvalidSpec
+from zimage_operator.errors import InvalidSpec, NotAllowed
 from zimage_operator.logs import Json
-from zimage_operator.manifest import Environment
 from zimage_operator.measure import forget, measure
 from zimage_operator.policy import secret_fields
-from zimage_operator.reconcile import Outcome, check_allowed
+from zimage_operator.reconcile import Outcome
+from zimage_operator.settings import SOURCES
 from zimage_operator.spec import Spec, parse
 
 TLS = {"secretName": "img-tls"}
@@ -307,6 +308,48 @@ def test_t6_the_annotations_hold_names_that_we_made_and_nothing_else() -> None:
 
 # --- T7: two namespaces claim one host (HostConflict is reported by the exposure audit) -------------------------
 
+# Any namespace below example.org's public part, team-a below its own, team-b one host.
+TEAMS = Bounds(hosts=(("", ".public.example.org"), ("team-a", ".a.example.org"), ("team-b", "b.example.org")))
+HIJACKS = [
+    ("team-a", "b.example.org"), ("team-b", "img.a.example.org"), ("team-c", "img.a.example.org"),
+    ("team-a", "a.example.org"), ("team-a", "evila.example.org"), ("team-a", "img.a.example.org.evil.org"),
+    ("team-b", "img.b.example.org"), ("team-b", "xb.example.org"), ("team-c", "public.example.org"),
+    ("team-c", "example.org"), ("team-a", "img.a-example.org"), ("team-a-b", "img.a.example.org"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("namespace", "host"), HIJACKS)
+def test_t7_no_namespace_takes_a_host_of_another(namespace: str, host: str) -> None:
+    told = refused(TEAMS, namespace, ingress={**INGRESS, "host": host})
+    assert told.startswith(f"spec.ingress.host: this cluster's operator publishes namespace {namespace} under ")
+    # What to write: a host of one's own, and nobody else's.
+    assert "NAME.public.example.org" in told
+    assert ("NAME.a.example.org" in told) == (namespace == "team-a")
+
+
+OWN_HOSTS = [("team-a", "img.a.example.org"), ("team-b", "b.example.org"), ("team-c", "a.b.public.example.org")]
+
+
+@pytest.mark.parametrize(("namespace", "host"), OWN_HOSTS)
+def test_t7_a_host_of_ones_own_is_taken(namespace: str, host: str) -> None:
+    check(parse(smallest(namespace=namespace, ingress={**INGRESS, "host": host})), TEAMS)
+    check(parse(smallest(namespace="team-x", ingress=None)), TEAMS)
+
+
+def test_t7_who_has_no_host_is_told_whom_to_ask() -> None:
+    told = refused(Bounds(hosts=(("team-a", "a.example.org"),)), "team-b")
+    assert "remove spec.ingress, or ask the cluster's administrator for one in ZIMAGE_OPERATOR_ALLOWED_HOSTS" in told
+    assert "a.example.org" not in told
+
+
+def refused(bounds: Bounds, namespace: str = "team-a", **spec: Any) -> str:
+    """The refusal of a resource that is beyond the bounds, and is fine without them."""
+    service = parse(smallest(namespace=namespace, **spec), strict=True)
+    check(service, Bounds(jwks_url=True))
+    with pytest.raises(NotAllowed) as told:
+        check(service, bounds)
+    return str(told.value)
+
 
 def test_t7_the_route_serves_the_one_host_that_is_named() -> None:
     """No default backend, no second rule, no wildcard: a claim is one name that an audit can compare."""
@@ -353,24 +396,101 @@ def test_t8_every_peer_names_a_namespace_and_7860_is_for_the_listed_alone(names:
     assert len(item["spec"]["ingress"]) == 2
 
 
+DMZ = Bounds(client_namespaces=("dmz", "edge"))
+ADMITTED = [
+    ["default"], ["kube-system"], ["dmz", "default"], ["edge", "dmz", "x"], ["dm"], ["dmzz"], ["dmz-2"], ["team-a"],
+    ["monitoring"], ["zimage-system"], ["dmz", "edge", "kube-public"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("names", ADMITTED, ids=",".join)
+def test_t8_nobody_is_admitted_whom_the_administrator_does_not(names: list[str]) -> None:
+    told = refused(DMZ, network={"allowedNamespaces": names})
+    excess = ", ".join(name for name in names if name not in DMZ.client_namespaces)
+    assert told.startswith(f"spec.network.allowedNamespaces: this cluster's operator does not admit {excess} (")
+    assert told.endswith("write some of [dmz, edge]")
+
+
+def test_t8_a_resource_can_only_narrow() -> None:
+    """Every set of namespaces: what passes is a subset, and every subset passes."""
+    names = ["dmz", "edge", "default", "kube-system"]
+    for count in range(1, len(names) + 1):
+        for some in itertools.combinations(names, count):
+            service = parse(smallest(network={"allowedNamespaces": list(some)}))
+            assert bool(list(client_namespaces(service, DMZ))) != (set(some) <= {"dmz", "edge"})
+
+
+def test_t8_the_default_is_held_against_the_bound_too() -> None:
+    assert "does not admit dmz" in refused(Bounds(client_namespaces=("edge",)))
+
+
 # --- T9: an image or keys from where the administrator does not want them ---------------------------------------
 
 IMAGES = ["evil.example.org/worker", "registry.example.org.evil.org/worker", "registry.example.orgx/w", "library/w"]
 
 
-@pytest.mark.parametrize("repository", IMAGES)
-def test_t9_an_image_of_another_registry_is_refused(repository: str) -> None:
-    environment = Environment("x:1", "zimage-system", ("registry.example.org/",))
-    service = parse(smallest(image={"repository": repository, "tag": "1"}))
-    with pytest.raises(InvalidSpec, match=r"images from registry\.example\.org/ only"):
-        check_allowed(service, environment)
+@pytest.mark.parametrize("repository", [*IMAGES, "registry.example.org-evil/w", "registry.example.org"])
+@pytest.mark.parametrize("prefix", ["registry.example.org/team", "registry.example.org/team/"])
+def test_t9_an_image_of_another_registry_is_refused(repository: str, prefix: str) -> None:
+    told = refused(Bounds(image_prefixes=(prefix,)), image={"repository": repository, "tag": "1"})
+    assert told == f"spec.image.repository: this cluster's operator allows images from {prefix} only"
+
+
+@pytest.mark.parametrize("repository", ["registry.example.org/team", "registry.example.org/team/worker"])
+def test_t9_an_image_of_the_right_registry_is_taken(repository: str) -> None:
+    bounds = Bounds(image_prefixes=("registry.example.org/team",))
+    check(parse(smallest(image={"repository": repository, "tag": "1"})), bounds)
+    # A name that only begins like it is another one's.
+    assert refused(bounds, image={"repository": "registry.example.org/team2/worker", "tag": "1"})
+
+
+def test_t9_a_tag_is_refused_where_digests_are_asked_for() -> None:
+    bounds, digest = Bounds(image_digest=True), "sha256:" + "a" * 64
+    told = refused(bounds, image={"repository": "r.example.org/w", "tag": "1"})
+    assert told.endswith("write digest: sha256:… in place of tag")
+    check(parse(smallest(image={"repository": "r.example.org/w", "digest": digest})), bounds)
+    check(parse(smallest()), bounds)
 
 
 def test_t9_no_worker_opens_connections_unless_the_administrator_says_so() -> None:
-    service = parse(smallest(auth={"jwt": {**JWT, "jwks": {"url": "https://login.example.org/keys"}}}))
-    with pytest.raises(InvalidSpec, match="ZIMAGE_OPERATOR_ALLOW_JWKS_URL"):
-        check_allowed(service, Environment("x:1", "zimage-system"))
-    check_allowed(service, Environment("x:1", "zimage-system", allow_jwks_url=True))
+    by_address = {"auth": {"jwt": {**JWT, "jwks": {"url": "https://login.example.org/keys"}}}}
+    assert "ZIMAGE_OPERATOR_ALLOW_JWKS_URL" in refused(Bounds(), **by_address)
+    check(parse(smallest(**by_address)), Bounds(jwks_url=True))
+
+
+SUM = "@sha256:" + "a" * 64
+MODELS = Bounds(models=("image:registry.example.org/models/*", "persistentVolumeClaim:z-image-turbo"))
+WEIGHTS: list[dict[str, Any]] = [
+    {"persistentVolumeClaim": {"claimName": "mine"}},
+    {"persistentVolumeClaim": {"claimName": "z-image"}},
+    {"persistentVolumeClaim": {"claimName": "z-image-turbo-2"}},
+    {"persistentVolumeClaim": {"claimName": "z-image-turbo.evil"}},
+    {"persistentVolumeClaim": {"claimName": "registry.example.org"}},
+    {"image": {"reference": f"registry.example.org/models{SUM}"}},
+    {"image": {"reference": f"registry.example.org/models-evil/z{SUM}"}},
+    {"image": {"reference": f"registry.example.org.evil.org/models/z{SUM}"}},
+    {"image": {"reference": f"library/z{SUM}"}},
+    {"image": {"reference": f"evil.example.org/registry.example.org/models/z{SUM}"}},
+]
+
+
+@pytest.mark.parametrize("model", WEIGHTS, ids=json.dumps)
+def test_t9_weights_that_the_administrator_did_not_list_are_refused(model: dict[str, Any]) -> None:
+    told = refused(MODELS, model=model)
+    assert told.startswith(f"spec.model: this cluster's operator allows {' or '.join(MODELS.models)} only (")
+    assert told.endswith(f"write one of these instead of {origin(parse(smallest(model=model)).model.source)}")
+
+
+def test_t9_weights_of_the_list_are_taken() -> None:
+    check(parse(smallest(model={"image": {"reference": f"registry.example.org/models/z{SUM}"}})), MODELS)
+    check(parse(smallest()), MODELS)
+
+
+def test_t9_every_source_of_a_model_has_an_origin() -> None:
+    """Named as its field is, so that ALLOWED_MODELS reads like the resource."""
+    for source, part in {"persistentVolumeClaim": {"claimName": "c"}, "image": {"reference": f"r/i{SUM}"}}.items():
+        assert origin(parse(smallest(model={source: part})).model.source).startswith(f"{source}:")
+        assert source in SOURCES
 
 
 # --- T10: more than a fair share --------------------------------------------------------------------------------
@@ -394,6 +514,39 @@ GREEDY: list[dict[str, Any]] = [
 @pytest.mark.parametrize("spec", GREEDY, ids=json.dumps)
 def test_t10_the_bounds_hold(installed: ControlPlane, spec: dict[str, Any]) -> None:
     refused_by_both(installed, smallest(**spec))
+
+
+SERVING = Bounds(priority_classes=("gpu-serving", "gpu-batch"))
+PRIORITIES = [
+    "gpu", "gpu-serving-2", "gpu-servin", "batch", "high", "gpu.serving", "a", "critical", "xgpu-serving", "gpu-batch.x"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRIORITIES)
+def test_t10_a_priority_that_the_administrator_did_not_list_is_refused(name: str) -> None:
+    told = refused(SERVING, scheduling={"priorityClassName": name})
+    assert told.startswith("spec.scheduling.priorityClassName: this cluster's operator allows gpu-serving or gpu-batch")
+    assert told.endswith("write one of these, or leave it out")
+
+
+def test_t10_a_listed_priority_and_none_are_taken() -> None:
+    check(parse(smallest(scheduling={"priorityClassName": "gpu-batch"})), SERVING)
+    check(parse(smallest()), SERVING)
+
+
+def test_every_bound_that_is_broken_has_its_line() -> None:
+    everything = Bounds((("r.example.org"),), True, False, TEAMS.hosts, ("edge",), MODELS.models, ("p",))
+    worst = {
+        "image": {"repository": "x", "tag": "1"},
+        "model": WEIGHTS[0],
+        "scheduling": {"priorityClassName": "q"},
+        "auth": {"jwt": {**JWT, "jwks": {"url": "https://login.example.org/keys"}}},
+    }
+    fields = [line.split(":")[0] for line in refused(everything, **worst).splitlines()]
+    assert fields == [
+        *("spec.image.repository", "spec.image.digest", "spec.auth.jwt.jwks.url", "spec.ingress.host"),
+        *("spec.network.allowedNamespaces", "spec.model", "spec.scheduling.priorityClassName"),
+    ]
 
 
 # --- T11: a status, an annotation, a finalizer of the author's own ----------------------------------------------

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, closing
 
 import pytest
 
+from cluster.ports import free_port
 from zimage_operator import verify
 from zimage_operator.observed import PodFacts
 from zimage_operator.verify import isolated, probe
@@ -37,23 +38,16 @@ def ports(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     return use
 
 
-async def nobody() -> int:
-    """A port of loopback that nobody listens on."""
-    async with listening(1) as (port,):
-        pass
-    return port
-
-
 async def test_blocked_takes_both_halves(ports: Callable[[int, int], None]) -> None:
     async with listening(2) as (http, management):
-        ports(await nobody(), management)
+        ports(free_port(), management)
         assert await isolated(POD) == "blocked"
         ports(http, management)
         assert await isolated(POD) == "open"
         # The open port is what counts, whatever the other one does.
-        ports(http, await nobody())
+        ports(http, free_port())
         assert await isolated(POD) == "open"
-    ports(await nobody(), await nobody())
+    ports(free_port(), free_port())
     assert await isolated(POD) == "unreachable"
 
 
@@ -80,7 +74,7 @@ async def test_a_port_that_closes_while_it_is_confirmed_was_not_open(monkeypatch
 
 
 async def test_a_pod_that_is_not_ready_is_not_tested(ports: Callable[[int, int], None]) -> None:
-    ports(await nobody(), await nobody())
+    ports(free_port(), free_port())
     report = await probe(UNREADY)
     assert report.isolation == "untested"
     assert report.posture is None
@@ -96,7 +90,7 @@ async def test_what_answers_on_the_management_port_need_not_be_a_worker(ports: C
 
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     with closing(server):
-        ports(await nobody(), server.sockets[0].getsockname()[1])
+        ports(free_port(), server.sockets[0].getsockname()[1])
         report = await probe(UNREADY)
     assert report.posture is None
     assert report.problem == "ValueError"

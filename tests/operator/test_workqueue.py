@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from zimage_operator.fairline import FairLine
 from zimage_operator.workqueue import WorkQueue
 
 A, B = ("ns", "a"), ("ns", "b")
@@ -35,12 +38,55 @@ async def test_live_passes_later() -> None:
     assert await queue.get() == A
 
 
+async def served(queue: WorkQueue, wanted: set[tuple[str, str]]) -> list[int]:
+    """After how many turns each of some keys is worked on, while the first one's author goes on flooding."""
+    turns, number = {}, 0
+    while wanted - turns.keys():
+        key = await queue.get()
+        number += 1
+        turns[key] = number
+        queue.add(("flood", f"again-{number}"))
+        queue.done(key)
+    return sorted(turns[key] for key in wanted)
+
+
+async def test_t14_one_author_who_floods_holds_up_nobody() -> None:
+    """In turns, not in seconds: ten thousand keys of one namespace, one of each of twenty others behind them."""
+    quiet, flooded = WorkQueue(), WorkQueue()
+    others = {(f"team-{number}", "studio") for number in range(20)}
+    for number in range(10_000):
+        flooded.add(("flood", f"n-{number}"))
+        # A resync has them all in the second line too.
+        flooded.add(("flood", f"later-{number}"), live=False)
+    for queue in (quiet, flooded):
+        for key in others:
+            queue.add(key)
+    alone, beside = await served(quiet, others), await served(flooded, others)
+    p95 = int(0.95 * len(others)) - 1
+    assert beside[p95] <= 2 * alone[p95]
+    assert beside[-1] <= len(others) + 1
+
+
+async def test_a_place_in_line_is_kept_found_and_left() -> None:
+    line = FairLine()
+    for key in (A, B, ("other", "a"), A):
+        line.append(key)
+    assert len(line) == 3
+    assert B in line
+    line.remove(B)
+    assert B not in line
+    assert [line.popleft() for _ in range(len(line))] == [A, ("other", "a")]
+    with pytest.raises(IndexError):
+        line.popleft()
+    assert not line.places
+
+
 async def test_of_two_timers_the_first_wins() -> None:
     queue = WorkQueue()
     queue.add_after(A, 60)
     queue.add_after(A, 0.01)
     queue.add_after(A, 60)
-    assert await asyncio.wait_for(queue.get(), 10) == A
+    assert await asyncio.wait_for(queue.get(), 60) == A
 
 
 async def test_failures_back_off_and_success_forgets() -> None:
