@@ -69,7 +69,10 @@ def run(_: argparse.Namespace) -> int:
         print(*error.problems, sep="\n", file=sys.stderr)
         return USAGE
     logs.configure(known.log_level, known.log_format)
-    return asyncio.run(operate(known))
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(operate(known))
 
 
 async def operate(known: settings.Settings) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from zimage_operator.workqueue import WorkQueue
+from zimage_operator.workqueue import SHARE, WorkQueue
 
 A, B = ("ns", "a"), ("ns", "b")
 
@@ -33,6 +33,16 @@ async def test_live_passes_later() -> None:
     assert await queue.get() == B
     queue.add(A)
     assert await queue.get() == A
+
+
+async def test_what_never_ends_does_not_keep_later_waiting_for_ever() -> None:
+    queue = WorkQueue()
+    queue.add(A, live=False)
+    served = []
+    for number in range(2 * SHARE):
+        queue.add(("hostile", str(number)))
+        served.append(await queue.get())
+    assert A in served
 
 
 async def test_of_two_timers_the_first_wins() -> None:
