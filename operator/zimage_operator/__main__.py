@@ -83,8 +83,8 @@ async def operate(known: settings.Settings) -> int:
     from .watch import watch
 
     metrics.BUILD.info({"version": __version__})
-    api = await Api.connect()
     identity = f"{os.environ.get('HOSTNAME', 'outside')}-{uuid.uuid4().hex[:8]}"
+    api = await Api.connect(f"zimage-operator/{__version__} {identity}")
     controller = Controller(api, known, identity)
     server = await serve(known.port, controller.synced, controller.health)
     asked, stop = asyncio.Event(), asyncio.Event()
@@ -93,6 +93,8 @@ async def operate(known: settings.Settings) -> int:
     told = asyncio.create_task(asked.wait())
     try:
         await asyncio.wait({work, streams, told}, return_when=asyncio.FIRST_COMPLETED)
+        if asked.is_set():
+            await controller.drain()
         work.cancel()
         told.cancel()
         results: list[object] = list(await asyncio.gather(work, return_exceptions=True))

@@ -28,6 +28,7 @@ from .manifest import Environment, Key, Ref
 from .measure import forget, measure
 from .neighbours import PolicyFacts, could_select
 from .observed import ClassFacts
+from .pace import Pace
 from .reconcile import Outcome, Probing, reconcile
 from .settings import Settings
 from .verify import Verifier
@@ -41,6 +42,12 @@ RESYNC_SECONDS = (600.0, 900.0)
 # What no watch of ours tells the end of (somebody else's object in the way).
 REFUSED_SECONDS = 5.0
 SYNC_RETRY_SECONDS = 5.0
+# The whole way of a service to Ready takes some five writes. Somebody who rewrites a Deployment fifty
+# times a second makes it progress and be available again as often: that is told once a second.
+STATUS_BURST = 10
+STATUS_SECONDS = 1.0
+# A reconcile takes some tenths of a second; the next leader waits for the end of the last one.
+DRAIN_SECONDS = 1.0
 
 
 @dataclass
@@ -76,6 +83,7 @@ class Controller:
         # Of each stream: whether it has listed, and the list that it is at; by kind and namespace.
         self.first: defaultdict[tuple[str, str], asyncio.Event] = defaultdict(asyncio.Event)
         self.listings: dict[tuple[str, str], Listing] = {}
+        self.pace = Pace(STATUS_BURST, STATUS_SECONDS)
         self.judging: set[asyncio.Task[None]] = set()
         self.closing = False
         # Whose status this process has judged by what it has seen itself.
@@ -86,6 +94,7 @@ class Controller:
         try:
             await self.sync()
             if self.settings.leader_election:
+                self.api.fence = self.leader.check
                 await self.leader.acquire()
             await self.recall()
             async with asyncio.TaskGroup() as group:
@@ -96,6 +105,14 @@ class Controller:
                     group.create_task(self.leader.hold())
         finally:
             await self.close()
+
+    async def drain(self) -> None:
+        """Let what is under way come to its end, for a moment: a write that is broken off may still be made."""
+        self.queue.closed = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while self.queue.busy:
+                    await asyncio.sleep(0.02)
 
     async def close(self) -> None:
         """Let go of everything; the Lease last."""
@@ -308,6 +325,9 @@ class Controller:
         if self.blind_yet(key, body, host):
             return None
         self.judged.add(key)
+        if outcome.status != body.get("status") and (wait := self.pace.wait(key, asyncio.get_running_loop().time())):
+            self.queue.add_after(key, wait)
+            return None
         # Told after it was written: a write that failed comes again, and must not be told twice.
         if await self.cluster.apply_status(body, outcome.status):
             self.recorder.transitions(body, outcome.status, outcome.observed.exposure.holes)
@@ -342,6 +362,7 @@ class Controller:
         """Forget a resource that was deleted; the garbage collector takes its children."""
         self.verifier.forget(key)
         self.judged.discard(key)
+        self.pace.forget(key)
         for target in [target for target, _ in self.cache.of(key)]:
             self.cluster.forget(target)
         forget(key)

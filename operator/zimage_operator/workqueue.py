@@ -34,6 +34,8 @@ class WorkQueue:
         self.wake = asyncio.Event()
         # How many live keys have passed the second line since it had its turn.
         self.passed = 0
+        # Nothing more is given out.
+        self.closed = False
 
     def __len__(self) -> int:
         return len(self.live) + len(self.later)
@@ -81,7 +83,7 @@ class WorkQueue:
 
     async def get(self) -> Key:
         """Wait for the next key; `done` has to follow."""
-        while not (self.live or self.later):
+        while self.closed or not (self.live or self.later):
             self.wake.clear()
             await self.wake.wait()
         key = self.line().popleft()

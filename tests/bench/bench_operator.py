@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,11 +24,13 @@ from audit_tail import Entry
 from client import MERGE
 from fleet import Fleet, fleet, orphans, service
 
+from support import Operator, eventually
 from zimage_operator.kinds import BY_NAME, SERVICES
 
 Row = tuple[str, str, str, bool]
 # Long after the slowest machine would have been done.
 PATIENCE_SECONDS = 1800
+TAKEOVERS = 3
 HOLE = {"spec": {"ingress": [{"from": [{"namespaceSelector": {}}], "ports": [{"port": 7860, "protocol": "TCP"}]}]}}
 
 
@@ -70,6 +73,7 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
             "change": lambda: change(ours, options.changes),
             "drift": lambda: drift(ours, options.changes),
             "rival": lambda: rival(ours, options.rival, options.changes),
+            "takeover": lambda: takeover(ours),
             "rest": lambda: rest(ours, options.rest),
         }
         for name, step in steps.items():
@@ -276,6 +280,42 @@ def changes_within(ours: Fleet, seconds: float, found: list[Entry]) -> list[floa
     time.sleep(2)
     found += ours.tail.new()
     return delays(found, SERVICES.plural)
+
+
+def takeover(ours: Fleet) -> Row:
+    """The leader killed, and ended in order, with a warm standby: until that one leads."""
+    second = Operator(ours.cluster, ours.operator.log.parent / "second")
+    second.log.parent.mkdir()
+    found: dict[str, list[float]] = {"SIGKILL": [], "SIGTERM": []}
+    leader, standby = ours.operator, second
+    for name, number in (("SIGKILL", signal.SIGKILL), ("SIGTERM", signal.SIGTERM)) * TAKEOVERS:
+        standby.start()
+        eventually(lambda standby=standby: ready(standby), "the standby is warm", PATIENCE_SECONDS)
+        leads = standby.leads()
+        assert leader.process
+        leader.process.send_signal(number)
+        began = time.monotonic()
+        while standby.leads() == leads:
+            time.sleep(0.01)
+        found[name].append(time.monotonic() - began)
+        leader.process.wait()
+        leader, standby = standby, leader
+    ours.operator = leader
+    writes = sum(item.write for item in ours.tail.quiet())
+    worst = {name: max(seconds) for name, seconds in found.items()}
+    measured = (
+        f"killed {worst['SIGKILL']:.1f} s, ended {worst['SIGTERM']:.1f} s (worst of {TAKEOVERS}); {writes} writes"
+    )
+    met = worst["SIGKILL"] <= 20 and worst["SIGTERM"] <= 2 and writes == 0
+    return f"takeover with {ours.count}", measured, "≤ 20 s; ≤ 2 s; 0", met
+
+
+def ready(replica: Operator) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{replica.port}/readyz", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def rest(ours: Fleet, seconds: float) -> Row:
