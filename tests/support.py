@@ -117,7 +117,7 @@ class Operator:
 
     def leads(self) -> int:
         """How often a process of it has taken the lead so far; before that SIGTERM finds nobody to answer it."""
-        return self.log.read_text().count("leading as")
+        return self.log.read_text().count("leading as") if self.log.exists() else 0
 
     def stop_in_order(self) -> None:
         """Stop it once it leads, and see that it ends well."""

@@ -71,7 +71,10 @@ def run(_: argparse.Namespace) -> int:
         print(*error.problems, sep="\n", file=sys.stderr)
         return USAGE
     logs.configure(known.log_level, known.log_format)
-    return asyncio.run(operate(known))
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(operate(known))
 
 
 async def operate(known: settings.Settings) -> int:
@@ -82,8 +85,8 @@ async def operate(known: settings.Settings) -> int:
     from .watch import watch
 
     metrics.BUILD.info({"version": __version__})
-    api = await Api.connect()
     identity = f"{os.environ.get('HOSTNAME', 'outside')}-{uuid.uuid4().hex[:8]}"
+    api = await Api.connect(f"zimage-operator/{__version__} {identity}")
     controller = Controller(api, known, identity)
     server = await serve(known.port, controller.synced, controller.health)
     asked, stop = asyncio.Event(), asyncio.Event()
@@ -92,6 +95,8 @@ async def operate(known: settings.Settings) -> int:
     told = asyncio.create_task(asked.wait())
     try:
         await asyncio.wait({work, streams, told}, return_when=asyncio.FIRST_COMPLETED)
+        if asked.is_set():
+            await controller.drain()
         work.cancel()
         told.cancel()
         results: list[object] = list(await asyncio.gather(work, return_exceptions=True))

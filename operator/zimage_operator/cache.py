@@ -1,11 +1,13 @@
 """What was last seen, as small projections. Every write of ours is put in at once.
 
-A Deployment is 16 KiB as a dictionary and 1 KiB as what we keep of it; a body stays only
-until it was compared with what is wanted. Used from the event loop alone: no locks.
+A Deployment is 16 KiB as a dictionary, 3 KiB as text and 1 KiB as what we keep of it; a body
+stays only until it was compared with what is wanted, and a standby compares nothing. Used from
+the event loop alone: no locks.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +31,15 @@ class Seen:
     # The digest of the intent that the object carries; anybody may have written it.
     stamp: str
     facts: DeploymentFacts | PodFacts | ClassFacts | ReceiptFacts | None
-    # Kept until verified; None: nothing has changed since the last comparison.
-    body: Mapping[str, Any] | None
+    # `pack`ed and kept until verified; None: nothing has changed since the last comparison.
+    body: bytes | None
+    # 0 where a kind has none.
+    generation: int = 0
+
+    def live(self) -> Mapping[str, Any]:
+        """Give the body that is still to be compared; only where there is one."""
+        assert self.body is not None
+        return dict(json.loads(self.body))
 
 
 class Cache:
@@ -45,18 +54,21 @@ class Cache:
         # Digest of the intent that this process applied last: unlike the annotation it cannot be forged.
         self.applied: dict[Ref, str] = {}
 
-    def observe(self, kind: str, item: Mapping[str, Any], *, deleted: bool = False) -> list[Key]:
+    def observe(
+        self, kind: str, item: Mapping[str, Any], *, deleted: bool = False, verified: bool = False
+    ) -> list[Key]:
         """Take in one object; give the services that it concerns.
 
         An echo of our own write, or an event that comes late, concerns nobody: resource
-        versions of one kind can be compared (KEP-5504).
+        versions of one kind can be compared (KEP-5504). `verified`: it need not be compared
+        with what is wanted any more.
         """
         if kind == KIND:
             return self.observe_service(item, deleted=deleted)
         if kind == "IngressClass":
             return self.observe_class(item, deleted=deleted)
         concerned = self.neighbourhood.observe(kind, item, deleted=deleted)
-        return list({*concerned, *self.observe_child(kind, item, deleted=deleted)})
+        return list({*concerned, *self.observe_child(kind, item, deleted=deleted, verified=verified)})
 
     def observe_service(self, item: Mapping[str, Any], *, deleted: bool) -> list[Key]:
         """Take in a resource."""
@@ -89,7 +101,7 @@ class Cache:
             del self.classes[name]
         return [key for key, body in self.services.items() if class_name(body) == name]
 
-    def observe_child(self, kind: str, item: Mapping[str, Any], *, deleted: bool) -> list[Key]:
+    def observe_child(self, kind: str, item: Mapping[str, Any], *, deleted: bool, verified: bool) -> list[Key]:
         """Take in a child or a pod."""
         head = item["metadata"]
         ref = Ref(kind, head["namespace"], head["name"])
@@ -104,15 +116,30 @@ class Cache:
             return [old.key]
         facts = read(kind, item)
         changed = old is None or kind != "Pod" or old.facts != facts
-        body = None if kind == "Pod" else item
+        # Who changed what is asked only of what this process has applied itself.
+        body = None if verified or kind == "Pod" else pack(item, whole=ref in self.applied)
         stamp = (head.get("annotations") or {}).get(HASH_ANNOTATION, "")
         if old:
             self.by_key.get(old.key, set()).discard(ref)
-        self.children[ref] = Seen(head["uid"], version(item), owner_uid(item), key, stamp, facts, body)
+        generation = head.get("generation", 0)
+        self.children[ref] = Seen(head["uid"], version(item), owner_uid(item), key, stamp, facts, body, generation)
         self.by_key.setdefault(key, set()).add(ref)
         # Another owner or, without one, another label moves the child: the service that lost it has to look.
         keys = {key, old.key} if old else {key}
         return list(keys) if changed else []
+
+    def is_progress(self, kind: str, item: Mapping[str, Any]) -> bool:
+        """Whether an event, not taken in yet, tells only how far a workload is: what is wanted was not touched."""
+        head = item["metadata"]
+        seen = self.children.get(Ref(kind, head.get("namespace", ""), head["name"]))
+        return kind == "Pod" or bool(seen and seen.generation and seen.generation == head.get("generation"))
+
+    def newest(self, kind: str) -> int:
+        """Give the latest resource version of a kind that was taken in; 0 where there is none."""
+        bodies = self.services.values() if kind == KIND else ()
+        seen = (seen.version for ref, seen in self.children.items() if ref.kind == kind)
+        around = (one.version for ref, one in self.neighbourhood.neighbours.items() if ref.kind == kind)
+        return max((*map(version, bodies), *seen, *around), default=0)
 
     def forget(self, ref: Ref) -> None:
         """Drop what is no longer there."""
@@ -168,6 +195,12 @@ class Cache:
             ),
             labels=tuple({**base, **dict(pod.extra_labels)} for pod in self.pods(key)) or (base,),
         )
+
+
+def pack(item: Mapping[str, Any], *, whole: bool) -> bytes:
+    """Write down what is compared of an object; `whole`: and who holds which field."""
+    head = item["metadata"] if whole else {k: v for k, v in item["metadata"].items() if k != "managedFields"}
+    return json.dumps({**{k: v for k, v in item.items() if k != "status"}, "metadata": head}).encode()
 
 
 def version(item: Mapping[str, Any]) -> int:

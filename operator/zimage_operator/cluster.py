@@ -15,7 +15,7 @@ from typing import Any
 
 from . import metrics
 from .api import JSON_PATCH, MERGE_APPLY, Api, Denied
-from .cache import Cache, Seen
+from .cache import Cache, Seen, pack
 from .errors import Altered, ClaimsMissing, Conflict, KindMissing, NamespaceTerminating, NotOwned, Refused, Rejected
 from .exposure import Exposure, Surroundings
 from .kinds import BY_NAME, CHILDREN, SECRETS, SERVICES
@@ -30,6 +30,7 @@ from .observed import (
     ReceiptFacts,
     Report,
     at,
+    differences,
     drift,
     held_replicas,
     owner_uid,
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 # Between two repairs of one object: a competitor that rewrites it in a loop costs four writes a
 # second, and a policy that it opened is never open for longer than this.
 REPAIR_SECONDS = 0.25
+# No object has it: etcd's first revision is older than any.
+NEW = "1"
 # Holds what the user cannot get back: never pruned, only garbage-collected with the resource.
 NEVER_PRUNED = frozenset({"PersistentVolumeClaim"})
 
@@ -74,6 +77,8 @@ class Cluster:
         # What the API server makes of our intent at once (an admission policy that injects):
         # the fields, and their values. It is a co-owner's, and not fought over.
         self.conceded: dict[Ref, dict[tuple[str, ...], Any]] = {}
+        # Names that were somebody else's when we last looked: looked at again before anything is sent.
+        self.taken: set[Ref] = set()
 
     async def apply(self, service: ZImageService, wanted: Collection[Manifest]) -> tuple[Refused, ...]:
         """Bring `wanted` in place, in order; stop at the first object that is refused.
@@ -99,7 +104,7 @@ class Cluster:
         known = self.cache.applied.get(target)
         if seen and seen.owner != service.uid:
             raise not_owned(target)
-        if seen is None:
+        if seen is None and target in self.taken:
             seen = await self.find(service, target)
         if seen and self.stands(target, item, seen):
             self.cache.applied[target] = stamp(item)
@@ -107,11 +112,14 @@ class Cluster:
         if known == stamp(item) and not self.turn(service, target):
             self.guard(target)
             return
-        before = None if seen is None else seen.body
+        live = None if seen else await self.send_new(target, item)
+        if not live and not seen:
+            seen = await self.find(service, target)
+        before = seen.live() if seen and seen.body else None
         if seen:
             await self.hand_over(service, item, seen.uid)
-        live = await self.send(target, item, uid=seen.uid if seen else "")
-        self.cache.observe(target.kind, live)
+        live = live or await self.send(target, item, uid=seen.uid if seen else "")
+        self.cache.observe(target.kind, live, verified=True)
         metrics.APPLIES.labels(target.kind, "changed" if seen else "created").inc()
         self.concede(target, item, live)
         if known == stamp(item):
@@ -126,9 +134,9 @@ class Cluster:
         conceded = self.conceded.get(target, {})
         if conceded and target.kind in PROTECTION_KINDS:
             return False  # tried again until it is taken as it is
-        body = seen.body
+        body = seen.live() if seen.body else None
         if body is not None and any(
-            found.path not in conceded or at(body, found.path) != conceded[found.path] for found in drift(item, body)
+            path not in conceded or at(body, path) != conceded[path] for path in differences(item, body)
         ):
             return False
         seen.body = None
@@ -146,14 +154,12 @@ class Cluster:
 
     def concede(self, target: Ref, item: Manifest, live: Manifest) -> None:
         """Remember what the server made of our intent: what it changes at once we must not send for ever."""
-        left = {found.path: at(live, found.path) for found in drift(item, live)}
+        left = {path: at(live, path) for path in differences(item, live)}
         self.conceded.pop(target, None)
         if left:
             paths = ", ".join(".".join(path) for path in left)
             log.warning("%s %s/%s: the API server changed %s", target.kind, target.namespace, target.name, paths)
             self.conceded[target] = left
-        if target in self.cache.children:
-            self.cache.children[target].body = None
 
     def guard(self, target: Ref) -> None:
         """Refuse a protection that does not stand as it was sent.
@@ -205,14 +211,31 @@ class Cluster:
             live = await self.api.request("GET", path, kind=target.kind)
         except Denied as error:
             if error.code == 404:
+                self.taken.discard(target)
                 return None
             raise translate(error, target) from error
         if owner_uid(live) != service.uid:
+            self.taken.add(target)
             raise not_owned(target)
+        self.taken.discard(target)
         annotations = live["metadata"].get("annotations") or {}
         key = (service.namespace, service.name)
-        facts = read(target.kind, live)
-        return Seen(live["metadata"]["uid"], 0, service.uid, key, annotations.get(HASH_ANNOTATION, ""), facts, live)
+        facts, body = read(target.kind, live), pack(live, whole=True)
+        return Seen(live["metadata"]["uid"], 0, service.uid, key, annotations.get(HASH_ANNOTATION, ""), facts, body)
+
+    async def send_new(self, target: Ref, item: Manifest) -> Manifest | None:
+        """Apply what must not be there yet, in one request; None where the name is taken.
+
+        The API server holds a resource version against the object that is there, and against nothing
+        where there is none (docs/decisions/0240-one-request-for-a-new-child.md).
+        """
+        body = {**item, "metadata": {**item["metadata"], "resourceVersion": NEW}}
+        query = {"fieldManager": MANAGER, "force": "true"}
+        path = BY_NAME[target.kind].path(target.namespace, target.name)
+        try:
+            return await self.asked("PATCH", path, target, query=query, body=body, content_type=MERGE_APPLY)
+        except Conflict:
+            return None
 
     async def send(self, target: Ref, item: Manifest, uid: str) -> Manifest:
         """Apply on the server; with `uid` only to that very object."""
@@ -319,6 +342,7 @@ class Cluster:
         """Forget what was remembered about an object that is no longer wanted."""
         for memory in (self.cache.applied, self.repaired, self.conceded):
             memory.pop(target, None)
+        self.taken.discard(target)
 
     async def revision(self, service: ZImageService, status: Mapping[str, Any]) -> str:
         """Give the revision of the template that workers run with; "" where there is none.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +28,7 @@ from .manifest import Environment, Key, Ref
 from .measure import forget, measure
 from .neighbours import PolicyFacts, could_select
 from .observed import ClassFacts
+from .pace import Pace
 from .reconcile import Outcome, Probing, reconcile
 from .settings import Settings
 from .status import KUBELET_PATIENCE
@@ -35,13 +38,25 @@ from .workqueue import WorkQueue
 log = logging.getLogger(__name__)
 
 WORKERS = 16
-# After a re-list: let its events pass before looking for deletions that it does not report.
-SETTLE_SECONDS = 2.0
 # The safety net under the watches.
 RESYNC_SECONDS = (600.0, 900.0)
 # What no watch of ours tells the end of (somebody else's object in the way).
 REFUSED_SECONDS = 5.0
 SYNC_RETRY_SECONDS = 5.0
+# The whole way of a service to Ready takes some five writes. Somebody who rewrites a Deployment fifty
+# times a second makes it progress and be available again as often: that is told once a second.
+STATUS_BURST = 10
+STATUS_SECONDS = 1.0
+# A reconcile takes some tenths of a second; the next leader waits for the end of the last one.
+DRAIN_SECONDS = 1.0
+
+
+@dataclass
+class Listing:
+    """A (re-)list that is under way: the latest version known when it began, and the uids that it has shown."""
+
+    up_to: int
+    alive: set[str] = field(default_factory=set)
 
 
 class Controller:
@@ -55,7 +70,7 @@ class Controller:
         self.recorder = Recorder(api, identity)
         self.cluster = Cluster(api, self.cache, self.recorder.repaired, self.queue.add_after)
         self.verifier = Verifier(self.cache, settings.probe_interval_seconds, settings.edge, self.queue.add)
-        self.health = Health(self.verifier.problems)
+        self.health = Health(self.verifier.problems, failed_at=lambda: api.failed_at)
         self.leader = Leader(api, settings.namespace, identity)
         self.issuer = Issuer(self.cluster, self.recorder.issued)
         self.environment = Environment(
@@ -65,7 +80,12 @@ class Controller:
             bounds=settings.bounds,
         )
         self.synced = asyncio.Event()
-        self.sweeps: dict[str, asyncio.Task[None]] = {}
+        # Of each stream: whether it has listed, and the list that it is at; by kind and namespace.
+        self.first: defaultdict[tuple[str, str], asyncio.Event] = defaultdict(asyncio.Event)
+        self.listings: dict[tuple[str, str], Listing] = {}
+        self.pace = Pace(STATUS_BURST, STATUS_SECONDS)
+        self.judging: set[asyncio.Task[None]] = set()
+        self.closing = False
         # Whose status this process has judged by what it has seen itself.
         self.judged: set[Key] = set()
 
@@ -74,6 +94,7 @@ class Controller:
         try:
             await self.sync()
             if self.settings.leader_election:
+                self.api.fence = self.leader.check
                 await self.leader.acquire()
             await self.recall()
             async with asyncio.TaskGroup() as group:
@@ -85,50 +106,121 @@ class Controller:
         finally:
             await self.close()
 
+    async def drain(self) -> None:
+        """Let what is under way come to its end, for a moment: a write that is broken off may still be made."""
+        self.queue.closed = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while self.queue.busy:
+                    await asyncio.sleep(0.02)
+
     async def close(self) -> None:
         """Let go of everything; the Lease last."""
-        for task in self.sweeps.values():
+        self.closing = True
+        for task in self.judging:
             task.cancel()
         await self.verifier.close()
         await self.recorder.close()
         if self.settings.leader_election:
             await self.leader.release()
 
-    def event(self, kind: Kind, item: Mapping[str, Any], type_: str | None) -> None:
-        """Take in one event of a watch; `type_` None: part of a (re-)list."""
+    def event(self, kind: Kind, place: str, item: Mapping[str, Any], type_: str | None) -> None:
+        """Take in one event of a stream; `type_` None: part of a (re-)list."""
         metrics.WATCH_EVENTS.labels(kind.name, type_ or "LISTED").inc()
-        self.health.heard(kind.name)
+        self.heard(kind, place)
+        if type_ == "BOOKMARK":
+            return
+        self.health.told(kind.name)
+        if type_ is None:
+            self.listing(kind, place).alive.add(item["metadata"]["uid"])
+        # What somebody has asked for goes before what a workload reports: of a thousand new services
+        # each has its children before the first is looked at again.
+        live = type_ is not None and not self.cache.is_progress(kind.name, item)
         for key in self.cache.observe(kind.name, item, deleted=type_ == "DELETED"):
-            self.queue.add(key, live=type_ is not None)
-        if type_ is None and self.synced.is_set():
-            self.sweep_soon(kind)
+            self.queue.add(key, live=live)
 
-    def sweep_soon(self, kind: Kind) -> None:
-        """Look for missed deletions once a re-list has calmed down."""
-        if old := self.sweeps.get(kind.name):
-            old.cancel()
-        self.sweeps[kind.name] = asyncio.create_task(self.sweep(kind))
+    def listed(self, kind: Kind, place: str) -> None:
+        """A (re-)list is complete: what it has not shown was deleted while nobody looked."""
+        self.heard(kind, place)
+        listing = self.listing(kind, place)
+        del self.listings[kind.name, place]
+        gone = self.cache.sweep(kind.name, listing.alive, listing.up_to, place)
+        metrics.SWEEP_DELETIONS.labels(kind.name).inc(len(gone))
+        metrics.LAST_EVENT.labels(kind.name).set_to_current_time()
+        for key in gone:
+            self.queue.add(key)
+        self.first[kind.name, place].set()
 
-    async def sweep(self, kind: Kind) -> None:
-        """List a kind after a moment, and forget what is gone."""
-        await asyncio.sleep(SETTLE_SECONDS)
+    def ended(self, kind: Kind, place: str) -> None:
+        """A stream has ended: in order if its kind was taken out of the API, or if this process ends too."""
+        if not self.closing:
+            task = asyncio.create_task(self.judge(kind, place))
+            self.judging.add(task)
+            task.add_done_callback(self.judging.discard)
+
+    async def judge(self, kind: Kind, place: str) -> None:
+        """Say that a stream is dead, unless nothing is there any more that it could watch."""
         try:
-            await self.relist(kind)
-        except OperatorError as error:
-            log.warning("the list of %s failed, the next resync repeats it: %s", kind.plural, error)
+            served = await self.served(kind, place)
+        except (OperatorError, Denied):
+            served = True
+        name = stream(kind, place)
+        if served:
+            log.error("the watch of %s has ended", name)
+        (self.health.stream_ended if served else self.health.stream_gone)(name)
+
+    def heard(self, kind: Kind, place: str) -> None:
+        """A stream lives."""
+        self.health.heard(stream(kind, place), asyncio.get_running_loop().time())
+        metrics.LAST_SIGN.labels(kind.name).set_to_current_time()
+
+    def listing(self, kind: Kind, place: str) -> Listing:
+        """Give the list that is being taken in; what is seen later than its beginning is not judged by it."""
+        found = self.listings.get((kind.name, place))
+        if found is None:
+            found = self.listings[kind.name, place] = Listing(self.cache.newest(kind.name))
+        return found
 
     async def sync(self) -> None:
-        """Fill the cache before any worker runs: a half-filled one would look like missing children."""
-        for kind in self.kinds:
-            while True:
-                try:
-                    await self.relist(kind)
-                    break
-                except (OperatorError, Denied) as error:
-                    log.error("cannot list %s yet: %s", kind.plural, error)
-                    await asyncio.sleep(SYNC_RETRY_SECONDS)
+        """Wait for the first list of every stream: a half-filled cache would look like missing children."""
+        await asyncio.gather(*(self.first_list(kind, place) for kind in self.kinds for place in self.places(kind)))
         self.synced.set()
         log.info("in sync: %d services", len(self.cache.services))
+
+    async def first_list(self, kind: Kind, place: str) -> None:
+        """Wait until a stream has listed; not for one of a kind that this cluster does not have."""
+        first = self.first[kind.name, place]
+        while not first.is_set():
+            try:
+                if not await self.served(kind, place):
+                    return
+            except (OperatorError, Denied) as error:
+                log.error("cannot list %s yet: %s", kind.plural, error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SYNC_RETRY_SECONDS):
+                    await first.wait()
+
+    async def served(self, kind: Kind, place: str) -> bool:
+        """Whether there is such a kind.
+
+        Raises:
+            ClusterUnavailable: there is not, and nothing works without it.
+            Denied: it may not be listed.
+        """
+        try:
+            await self.api.request("GET", kind.path(place), kind=kind.name, query={"limit": "1"})
+        except Denied as error:
+            if error.code != 404:
+                raise
+            if not kind.optional:
+                message = f"{kind.plural}.{kind.group} is not served: kubectl apply --server-side -f crds/"
+                raise ClusterUnavailable(message) from error
+            return False
+        return True
+
+    def places(self, kind: Kind) -> tuple[str, ...]:
+        """Give the namespaces that a kind is watched in; "" is all of them."""
+        return (self.settings.watch_namespaces if kind.namespaced else ()) or ("",)
 
     async def recall(self) -> None:
         """Learn which images ran before, before any worker runs: without it an upgrade restarts every GPU pod."""
@@ -144,8 +236,7 @@ class Controller:
 
     async def relist(self, kind: Kind) -> None:
         """List one kind in full, take it in, and forget what is no longer there."""
-        places = self.settings.watch_namespaces if kind.namespaced else ()
-        for place in places or ("",):
+        for place in self.places(kind):
             alive: set[str] = set()
             version = 0
             async for items, at in self.pages(kind, place):
@@ -159,30 +250,30 @@ class Controller:
         metrics.LAST_EVENT.labels(kind.name).set_to_current_time()
 
     def take_in(self, kind: Kind, keys: Collection[Key], *, live: bool) -> None:
-        """Queue what a list has shown; that its stream had not told it is a sign that the stream is dead."""
+        """Queue what a sweep has shown; that its stream had not told it is a sign that the stream is dead."""
         for key in keys:
             self.queue.add(key, live=live)
-        if keys and self.synced.is_set():
+        if keys:
             self.health.surprised(kind.name, asyncio.get_running_loop().time())
 
     async def pages(self, kind: Kind, place: str) -> AsyncIterator[tuple[list[dict[str, Any]], int]]:
-        """Give the pages of a list; a kind that may be missing has none where it is."""
+        """Give the pages of a list; a kind that is not there has none."""
         try:
             async for page in self.api.pages(kind, place):
                 yield page
         except Denied as error:
             if error.code != 404:
                 raise
-            if not kind.optional:
-                message = f"{kind.plural}.{kind.group} is not served: kubectl apply --server-side -f crds/"
-                raise ClusterUnavailable(message) from error
 
     async def resync(self) -> None:
         """List everything again from time to time: the net under the watches."""
         while True:
             await asyncio.sleep(random.uniform(*RESYNC_SECONDS))  # noqa: S311
             for kind in self.kinds:
-                await self.sweep(kind)
+                try:
+                    await self.relist(kind)
+                except (OperatorError, Denied) as error:
+                    log.warning("the list of %s failed, the next one repeats it: %s", kind.plural, error)
 
     async def work(self) -> None:
         """Work on one key after the other; what an error means is read off its type."""
@@ -236,6 +327,9 @@ class Controller:
         if self.blind_yet(key, body, host):
             return None
         self.judged.add(key)
+        if outcome.status != body.get("status") and (wait := self.pace.wait(key, asyncio.get_running_loop().time())):
+            self.queue.add_after(key, wait)
+            return None
         # Told after it was written: a write that failed comes again, and must not be told twice.
         if await self.cluster.apply_status(body, outcome.status):
             self.recorder.transitions(body, outcome.status, outcome.observed.exposure.holes)
@@ -270,9 +364,15 @@ class Controller:
         """Forget a resource that was deleted; the garbage collector takes its children."""
         self.verifier.forget(key)
         self.judged.discard(key)
+        self.pace.forget(key)
         for target in [target for target, _ in self.cache.of(key)]:
             self.cluster.forget(target)
         forget(key)
+
+
+def stream(kind: Kind, place: str) -> str:
+    """Name a stream."""
+    return f"{kind.name} in {place}" if place else kind.name
 
 
 def asked(outcome: Outcome) -> str:

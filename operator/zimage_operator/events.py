@@ -28,6 +28,7 @@ NAMED_FIELDS = 8
 QUIET_SECONDS = 600.0
 # One that opens and closes the same hole all the time; who does it once a minute is told each time.
 FLAPPING_SECONDS = 60.0
+CLOSE_SECONDS = 1.0
 
 
 class Recorder:
@@ -82,8 +83,9 @@ class Recorder:
             log.info("an event was not written: %s", error)
 
     async def close(self) -> None:
-        """Wait for what is on its way."""
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        """Wait for what is on its way, for a moment."""
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=CLOSE_SECONDS)
 
 
 def describe(repair: Repair) -> str:

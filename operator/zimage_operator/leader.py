@@ -21,6 +21,10 @@ LEASE = "zimage-operator"
 HOLD_SECONDS = 15
 RENEW_WITHIN_SECONDS = 10.0
 PERIOD_SECONDS = 2.0
+# How often a standby looks: what it waits for after a SIGTERM of the other one.
+STANDBY_SECONDS = 1.0
+# A server that does not answer must not keep a process that has to end.
+RELEASE_SECONDS = 2.0
 
 
 class LostLease(OperatorError):
@@ -35,26 +39,56 @@ class Leader:
         self.path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         # When the holder's record last changed, by our own clock: clocks of others are not trusted.
         self.seen: tuple[str, float] = ("", 0.0)
+        # Until when it is ours whatever happens, by our own clock; None: it is not.
+        self.until: float | None = None
 
     async def acquire(self) -> None:
         """Wait until the Lease is ours."""
         while not await self.attempt():
-            await asyncio.sleep(PERIOD_SECONDS)
+            await asyncio.sleep(STANDBY_SECONDS)
         metrics.LEADER.set(1)
         log.info("leading as %s", self.identity)
 
+    def check(self) -> None:
+        """Let a write pass only while no other replica can have the Lease.
+
+        Raises:
+            LostLease: this process was stopped for a while, or did not get its turn.
+        """
+        if self.until is None or asyncio.get_running_loop().time() > self.until:
+            raise LostLease(f"the Lease {LEASE} may be another replica's by now: nothing is written")
+
     async def attempt(self) -> bool:
         """Try once to take or keep the Lease."""
+        # From before the request: whoever watches counts from no earlier than that.
+        began = asyncio.get_running_loop().time()
+        try:
+            held = await self.take()
+        except (Denied, ClusterUnavailable, Conflict) as error:
+            log.warning("the Lease was not to be had: %s", error)
+            return False
+        if held:
+            self.until = began + HOLD_SECONDS
+        return held
+
+    async def take(self) -> bool:
+        """Write our name into the Lease unless it is another's.
+
+        Raises:
+            LostLease: it was ours, and is another's now.
+        """
         try:
             lease = await self.api.request("GET", f"{self.path}/{LEASE}", kind="Lease")
         except Denied as error:
             if error.code != 404:
                 raise
             return await self.write("POST", self.path, self.record({}))
-        except ClusterUnavailable:
-            return False
         spec = lease.get("spec") or {}
-        if spec.get("holderIdentity") not in (self.identity, "", None) and not self.expired(spec):
+        holder = spec.get("holderIdentity")
+        if holder and holder != self.identity and self.until is not None:
+            self.until = None
+            raise LostLease(f"the Lease {LEASE} was taken by {holder}")
+        if holder not in (self.identity, "", None) and not self.expired(spec):
             return False
         return await self.write("PUT", f"{self.path}/{LEASE}", lease | self.record(lease))
 
@@ -88,7 +122,7 @@ class Leader:
         """Write the Lease; whoever was faster wins."""
         try:
             await self.api.request(verb, path, kind="Lease", body=body)
-        except (Conflict, ClusterUnavailable):
+        except Conflict:
             return False
         except Denied as error:
             if error.reason == "AlreadyExists":
@@ -100,30 +134,36 @@ class Leader:
         """Renew for ever.
 
         Raises:
-            LostLease: no renewal for too long; the process has to end.
+            LostLease: no renewal for too long, or it is another's; the process has to end.
         """
         loop = asyncio.get_running_loop()
-        renewed = loop.time()
         while True:
             await asyncio.sleep(PERIOD_SECONDS)
+            end = (self.until or 0.0) - HOLD_SECONDS + RENEW_WITHIN_SECONDS
             try:
                 # Not wait_for: of Python 3.11 it may lose the cancellation that ends this loop.
-                async with asyncio.timeout(RENEW_WITHIN_SECONDS):
+                async with asyncio.timeout_at(end):
                     held = await self.attempt()
             except TimeoutError:
                 held = False
-            if held:
-                renewed = loop.time()
-            elif loop.time() - renewed > RENEW_WITHIN_SECONDS:
+            if not held and loop.time() > end:
                 raise LostLease(f"could not renew the Lease {LEASE} for {RENEW_WITHIN_SECONDS:.0f} s")
 
     async def release(self) -> None:
-        """Give the Lease back, so that the next one need not wait for it to run out."""
-        try:
-            lease = await self.api.request("GET", f"{self.path}/{LEASE}", kind="Lease")
-            if lease["spec"].get("holderIdentity") == self.identity:
-                lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
-                await self.api.request("PUT", f"{self.path}/{LEASE}", kind="Lease", body=lease)
-        except (Denied, OperatorError) as error:
-            log.warning("the Lease was not given back: %s", error)
+        """Give the Lease back if it is ours, so that the next one need not wait for it to run out."""
         metrics.LEADER.set(0)
+        if self.until is None or asyncio.get_running_loop().time() > self.until:
+            return
+        self.until = None
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await self.give_back()
+        except (Denied, OperatorError, TimeoutError) as error:
+            log.warning("the Lease was not given back: %r", error)
+
+    async def give_back(self) -> None:
+        """Take our name out of the Lease."""
+        lease = await self.api.request("GET", f"{self.path}/{LEASE}", kind="Lease")
+        if lease["spec"].get("holderIdentity") == self.identity:
+            lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
+            await self.api.request("PUT", f"{self.path}/{LEASE}", kind="Lease", body=lease)

@@ -17,6 +17,9 @@ STATUS_WRITES = Counter("zimage_operator_status_writes_total", "Writes of a stat
 WATCH_EVENTS = Counter("zimage_operator_watch_events_total", "Events of the watch streams", ["kind", "type"])
 SWEEP_DELETIONS = Counter("zimage_operator_sweep_deletions_total", "Deletions that no watch reported", ["kind"])
 LAST_EVENT = Gauge("zimage_operator_last_sync_timestamp_seconds", "Last full list of a kind", ["kind"])
+LAST_SIGN = Gauge(
+    "zimage_operator_watch_last_sign_timestamp_seconds", "Last event or bookmark of a kind's stream", ["kind"]
+)
 LEADER = Gauge("zimage_operator_leader", "1 where this replica acts")
 PROBES = Counter("zimage_operator_probes_total", "Isolation probes of pods by what they found", ["result"])
 EDGE_PROBES = Counter("zimage_operator_edge_probes_total", "Requests of strangers to published URLs", ["result"])

@@ -1,8 +1,9 @@
 """Streams → cache → queue. The only file that knows kopf; it holds no rules.
 
-Only kopf's low-level half is in use: watch streams, log-in, signals. Its storages are
-switched off (they cost two thirds of its time and write annotations), as are peering,
-event posting, finalizers and its own state tracking (docs/decisions/0002-kopf-low-level.md).
+kopf brings what is hard about streams: lists in pages, watches that are taken up again, what is
+no longer known (410), silence, log-in, CRDs that come later. What it does with each event after
+that (a task and a memory for each object, handlers, patches) costs four fifths of its time and is
+passed by: docs/decisions/0241-events-come-from-the-stream.md.
 """
 
 from __future__ import annotations
@@ -12,50 +13,18 @@ import itertools
 import logging
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import kopf
+from kopf._cogs.clients import watching
 
 from .controller import Controller
-from .kinds import Kind
 from .settings import Settings
 
+log = logging.getLogger(__name__)
 
-class NoDiffBase(kopf.DiffBaseStorage):
-    """Remembers no last-handled state: nothing is written, nothing is copied per event."""
-
-    def build(self, **_: Any) -> Any:
-        """Give an empty essence."""
-        return {}
-
-    def fetch(self, **_: Any) -> Any:
-        """Give none."""
-        return {}
-
-    def store(self, **_: Any) -> None:
-        """Write nothing."""
-
-
-class NoProgress(kopf.ProgressStorage):
-    """Remembers no progress of handlers: there is none."""
-
-    def fetch(self, **_: Any) -> Any:
-        """Give none."""
-        return None
-
-    def clear(self, *, essence: Any) -> Any:
-        """Leave it as it is."""
-        return essence
-
-    def store(self, **_: Any) -> None:
-        """Write nothing."""
-
-    def purge(self, **_: Any) -> None:
-        """Write nothing."""
-
-    def touch(self, **_: Any) -> None:
-        """Write nothing."""
+Stream = Callable[..., AsyncIterator[Any]]
 
 
 class Backoffs:
@@ -65,21 +34,46 @@ class Backoffs:
         return (random.uniform(0.5, 1) * min(30.0, 2.0 ** min(i, 5)) for i in itertools.count())  # noqa: S311
 
 
-def handler(controller: Controller, kind: Kind) -> Callable[..., Any]:
-    """Build the handler of one kind. It never touches `patch` and returns None: kopf never writes."""
+def tapped(stream: Stream, controller: Controller) -> Stream:
+    """Give kopf's endless stream of one kind with the events taken out of it, for the controller."""
+    kinds = {(kind.group, kind.version, kind.plural): kind for kind in controller.kinds}
 
-    async def on_event(event: Any, **_: Any) -> None:
-        controller.event(kind, event["object"], event["type"])
+    async def infinite_watch(*, resource: Any, namespace: str | None, **more: Any) -> AsyncIterator[Any]:
+        kind = kinds.get((resource.group, resource.version, resource.plural))
+        events = stream(resource=resource, namespace=namespace, **more)
+        if kind is None:
+            # kopf's own: which CRDs there are.
+            async for event in events:
+                yield event
+            return
+        place = namespace or ""
+        try:
+            async for event in events:
+                if event is watching.Bookmark.LISTED:
+                    controller.listed(kind, place)
+                    yield event
+                else:
+                    take(controller, kind, place, event)
+        finally:
+            controller.ended(kind, place)
 
-    return on_event
+    return infinite_watch
+
+
+def take(controller: Controller, kind: Any, place: str, event: Any) -> None:
+    """Hand over one event. One that nobody foresaw must not end the stream: the sweep comes back to it."""
+    try:
+        controller.event(kind, place, event["object"], event["type"])
+    except Exception:
+        log.exception("an event of %s could not be taken in", kind.plural)
 
 
 def registry(controller: Controller) -> kopf.OperatorRegistry:
-    """Register one plain event handler per kind, and the log-in."""
+    """Have kopf watch our kinds, and log in as we do."""
     handlers = kopf.OperatorRegistry()
-    for kind in controller.kinds:
-        on = kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=handlers)
-        on(handler(controller, kind))
+
+    async def passed_by(**_: Any) -> None:
+        """What has a handler has a stream; no event gets as far as here."""
 
     async def login(**_: Any) -> kopf.ConnectionInfo:
         known = await controller.api.credentials()
@@ -92,6 +86,8 @@ def registry(controller: Controller) -> kopf.OperatorRegistry:
             token=known.token,
         )
 
+    for kind in controller.kinds:
+        kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=handlers)(passed_by)
     kopf.on.login(registry=handlers)(login)
     return handlers
 
@@ -99,13 +95,9 @@ def registry(controller: Controller) -> kopf.OperatorRegistry:
 def configure(controller: Controller) -> kopf.OperatorSettings:
     """Switch off what we do ourselves, and make the watches patient."""
     settings = kopf.OperatorSettings()
-    settings.persistence.diffbase_storage = NoDiffBase()
-    settings.persistence.progress_storage = NoProgress()
-    settings.persistence.consistency_timeout = 0
     settings.peering.standalone = True
     settings.posting.enabled = False
     settings.networking.error_backoffs = Backoffs()
-    settings.queueing.idle_timeout = 0.1
     settings.watching.chunk_size = 500
     # With Roles only there is no right to watch CRDs and namespaces: one that comes later needs a restart.
     settings.scanning.disabled = bool(controller.settings.watch_namespaces)
@@ -113,8 +105,6 @@ def configure(controller: Controller) -> kopf.OperatorSettings:
         if kind.selector:
             # Tuple keys only: the string form of the docs matches nothing, silently.
             settings.watching.label_selectors[(kind.group, kind.version, kind.plural)] = kind.selector
-    # One line per event and handler otherwise.
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     logging.getLogger("kopf.activities").setLevel(logging.WARNING)
     return settings
 
@@ -122,16 +112,21 @@ def configure(controller: Controller) -> kopf.OperatorSettings:
 async def watch(controller: Controller, settings: Settings, asked: asyncio.Event, stop: asyncio.Event) -> None:
     """Run the streams until `stop`; a signal sets `asked`."""
     others = asyncio.all_tasks()
-    tasks = await kopf.spawn_tasks(
-        registry=registry(controller),
-        settings=configure(controller),
-        standalone=True,
-        clusterwide=not settings.watch_namespaces,
-        namespaces=settings.watch_namespaces,
-        stop_flag=stop,
-    )
-    # In place of kopf's own answer, which ends every task of the loop: the Lease is given
-    # back first, and the streams end last.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, asked.set)
-    await kopf.run_tasks(tasks, ignored=others)
+    original = watching.infinite_watch
+    watching.infinite_watch = tapped(original, controller)
+    try:
+        tasks = await kopf.spawn_tasks(
+            registry=registry(controller),
+            settings=configure(controller),
+            standalone=True,
+            clusterwide=not settings.watch_namespaces,
+            namespaces=settings.watch_namespaces,
+            stop_flag=stop,
+        )
+        # In place of kopf's own answer, which ends every task of the loop: the Lease is given
+        # back first, and the streams end last.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, asked.set)
+        await kopf.run_tasks(tasks, ignored=others)
+    finally:
+        watching.infinite_watch = original

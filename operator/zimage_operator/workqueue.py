@@ -1,4 +1,4 @@
-"""One key once, in order, with back-off; live work before resync. client-go's semantics.
+"""One key once, in order, with back-off; what was asked for before what is only reported. client-go's semantics.
 
 Within each of the two lines every namespace has its turn (fairline.py).
 A key that is added while it is being worked on is worked on once more afterwards, never
@@ -17,6 +17,9 @@ from .manifest import Key
 FIRST_SECONDS = 0.2
 LAST_SECONDS = 300.0
 DOUBLINGS = 11
+# Of so many keys one is of the second line, however long the first is: whoever keeps the first one
+# full must not keep the second one waiting for ever.
+SHARE = 10
 
 
 class WorkQueue:
@@ -30,12 +33,16 @@ class WorkQueue:
         self.failures: dict[Key, int] = {}
         self.timers: dict[Key, asyncio.TimerHandle] = {}
         self.wake = asyncio.Event()
+        # How many live keys have passed the second line since it had its turn.
+        self.passed = 0
+        # Nothing more is given out.
+        self.closed = False
 
     def __len__(self) -> int:
         return len(self.live) + len(self.later)
 
     def add(self, key: Key, *, live: bool = True) -> None:
-        """Ask for a reconcile; a live event passes what a resync put in before it."""
+        """Ask for a reconcile; a live event passes what a resync, or a workload's progress, put in before it."""
         if key in self.dirty:
             if live and key in self.later:
                 self.later.remove(key)
@@ -77,13 +84,20 @@ class WorkQueue:
 
     async def get(self) -> Key:
         """Wait for the next key; `done` has to follow."""
-        while not (self.live or self.later):
+        while self.closed or not (self.live or self.later):
             self.wake.clear()
             await self.wake.wait()
-        key = (self.live or self.later).popleft()
+        key = self.line().popleft()
         self.dirty.discard(key)
         self.busy.add(key)
         return key
+
+    def line(self) -> deque[Key]:
+        """Give the line whose turn it is."""
+        if not (self.live and self.later):
+            return self.live or self.later
+        self.passed = (self.passed + 1) % SHARE
+        return self.live if self.passed else self.later
 
     def done(self, key: Key) -> None:
         """The key was worked on; what came in meanwhile is next in line."""

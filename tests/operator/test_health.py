@@ -40,8 +40,32 @@ def test_a_list_that_knows_more_than_the_stream_is_forgiven_once_the_stream_spea
     health.surprised("Service", 100 + SILENT_SECONDS)
     assert health.problems(100 + SILENT_SECONDS - 1) == []
     assert health.problems(100 + SILENT_SECONDS + 1) == ["the watch of Service is dead"]
-    health.heard("Service")
+    health.told("Service")
     assert health.problems(1e9) == []
+
+
+def test_a_stream_without_any_sign_is_dead_unless_the_server_was_away() -> None:
+    outage = [0.0]
+    health = Health(failed_at=lambda: outage[0])
+    health.heard("Service", 100)
+    assert health.problems(100 + SILENT_SECONDS - 1) == []
+    assert health.problems(100 + SILENT_SECONDS + 1) == ["the watch of Service is dead"]
+    outage[0] = 200.0
+    assert health.problems(100 + SILENT_SECONDS + 1) == []
+    health.heard("Service", 1e6)
+    assert health.problems(1e6) == []
+
+
+def test_a_stream_that_ended_is_dead_at_once_and_one_of_a_kind_that_is_gone_is_not() -> None:
+    health = Health()
+    for name in ("Service", "Middleware"):
+        health.heard(name, 100)
+    health.stream_ended("Service")
+    health.stream_gone("Middleware")
+    assert health.problems(101) == ["the watch of Service is dead"]
+    health.heard("Service", 102)
+    assert health.problems(102 + SILENT_SECONDS - 1) == []
+    assert health.problems(102 + SILENT_SECONDS + 1) == ["the watch of Service is dead"]
 
 
 def test_what_others_find_is_said_too() -> None:
@@ -105,11 +129,12 @@ async def watching(cluster: ControlPlane, patch: pytest.MonkeyPatch) -> AsyncIte
     patch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", path)
     api, settings = await Api.connect(), read({"KUBECONFIG": path})
     controller, stop = Controller(api, settings, "test"), asyncio.Event()
-    await controller.sync()
     streams = asyncio.create_task(watch(controller, settings, asyncio.Event(), stop))
     try:
+        await asyncio.wait_for(controller.sync(), 60)
         yield controller
     finally:
+        controller.closing = True
         stop.set()
         await streams
         await controller.close()
@@ -117,34 +142,51 @@ async def watching(cluster: ControlPlane, patch: pytest.MonkeyPatch) -> AsyncIte
 
 
 @pytest.mark.control_plane
-async def test_a_stream_that_died_in_silence_is_found_by_the_next_list(
+async def test_a_stream_that_ended_is_seen_at_once(
     installed: ControlPlane, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """kopf goes on without it (nolar/kopf#1276): the operator would see no new resource ever again."""
 
-    def streams() -> list[asyncio.Task[Any]]:
-        return [task for task in asyncio.all_tasks() if task.get_name().startswith(f"watcher for {SERVICES.plural}")]
+    def now() -> list[str]:
+        return controller.health.problems(asyncio.get_running_loop().time())
 
     async with watching(installed, monkeypatch) as controller:
-
-        def later() -> list[str]:
-            return controller.health.problems(asyncio.get_running_loop().time() + SILENT_SECONDS + 1)
-
-        await until(streams)
-        # While it lives, a list knows nothing that it has not told, or will tell in a moment.
         installed.apply(asleep("before", namespace))
-        await controller.relist(SERVICES)
-        await until(lambda: (namespace, "before") in controller.cache.services and later() == [])
-        dead = streams()
+        await until(lambda: (namespace, "before") in controller.cache.services)
+        assert now() == []
+        dead = [one for one in asyncio.all_tasks() if one.get_name().startswith(f"watcher for {SERVICES.plural}")]
+        assert dead
         for task in dead:
             task.cancel()
         await asyncio.wait(dead)
+        await until(lambda: now() == ["the watch of ZImageService is dead"])
+        # And what it does not tell, the next sweep does.
         installed.apply(asleep("after", namespace))
-        await asyncio.sleep(1)
-        assert (namespace, "after") not in controller.cache.services
-        assert later() == []
         await controller.relist(SERVICES)
-        assert later() == ["the watch of ZImageService is dead"]
+        assert (namespace, "after") in controller.cache.services
+
+
+@pytest.mark.control_plane
+async def test_what_a_stream_did_not_tell_is_found_by_its_next_list(
+    installed: ControlPlane, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deletion that falls into a gap (410) is in no list: what the list lacks is gone."""
+    async with watching(installed, monkeypatch) as controller:
+        for name in ("stays", "goes"):
+            installed.apply(asleep(name, namespace))
+            await until(lambda name=name: (namespace, name) in controller.cache.services)
+        kept = controller.cache.services[namespace, "goes"]
+        installed.kubectl("-n", namespace, "delete", "zis", "goes")
+        await until(lambda: (namespace, "goes") not in controller.cache.services)
+        # As if that event had never come.
+        controller.cache.services[namespace, "goes"] = kept
+        answer = await controller.api.request("GET", SERVICES.path(), kind=SERVICES.name)
+        for item in answer["items"]:
+            controller.event(SERVICES, "", {**item, "kind": SERVICES.name}, None)
+        controller.listed(SERVICES, "")
+        assert (namespace, "goes") not in controller.cache.services
+        assert (namespace, "stays") in controller.cache.services
+        assert (namespace, "goes") in controller.queue.dirty
 
 
 def asleep(name: str, namespace: str) -> dict[str, Any]:

@@ -89,13 +89,18 @@ def test_what_is_deleted_comes_back(operator: Operator, namespace: str) -> None:
 
 def test_a_lost_label_comes_back(operator: Operator, namespace: str) -> None:
     """Without the label no watch shows the object: it is found by name, and known by its owner."""
-    cluster = operator.cluster
-    serve(cluster, namespace)
-    label = "app.kubernetes.io/managed-by"
-    cluster.kubectl("-n", namespace, "label", "netpol", "studio", f"{label}-")
-    eventually(
-        lambda: label in cluster.get("netpol", "studio", "-n", namespace)["metadata"]["labels"], "the label is back"
-    )
+    cluster, label = operator.cluster, "app.kubernetes.io/managed-by"
+    serve(cluster, namespace, gpu={"count": 0}, autoscaling={"maxReplicas": 2})
+    kinds = "netpol,sa,cm,deploy,svc,pdb,hpa,tlsoption,middleware,ing"
+    selector = f"{label}=zimage-operator"
+
+    def labelled() -> set[str]:
+        return set(cluster.kubectl("-n", namespace, "get", kinds, "-l", selector, "-o", "name").split())
+
+    before = labelled()
+    assert len(before) == 12
+    cluster.kubectl("-n", namespace, "label", kinds, "-l", selector, f"{label}-")
+    eventually(lambda: labelled() == before, "the labels are back")
 
 
 def test_what_is_not_ours_is_left_alone(operator: Operator, namespace: str) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from zimage_operator.fairline import FairLine
-from zimage_operator.workqueue import WorkQueue
+from zimage_operator.workqueue import SHARE, WorkQueue
 
 A, B = ("ns", "a"), ("ns", "b")
 
@@ -79,6 +79,16 @@ async def test_a_place_in_line_is_kept_found_and_left() -> None:
     with pytest.raises(IndexError):
         line.popleft()
     assert not line.places
+
+
+async def test_what_never_ends_does_not_keep_later_waiting_for_ever() -> None:
+    queue = WorkQueue()
+    queue.add(A, live=False)
+    served = []
+    for number in range(2 * SHARE):
+        queue.add(("hostile", str(number)))
+        served.append(await queue.get())
+    assert A in served
 
 
 async def test_of_two_timers_the_first_wins() -> None:
