@@ -92,7 +92,7 @@ class WorkQueue:
         self.busy.add(key)
         return key
 
-    def line(self) -> deque[Key]:
+    def line(self) -> FairLine:
         """Give the line whose turn it is."""
         if not (self.live and self.later):
             return self.live or self.later
