@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import signal
@@ -18,12 +19,15 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+import aiohttp
 from audit_tail import Entry
 from client import MERGE
-from fleet import Fleet, fleet, orphans, service
+from fleet import HOME, Fleet, fleet, orphans, service
 
+from faults.outage import Outage
+from faults.proxy import Proxy
 from support import Operator, eventually
 from zimage_operator.kinds import BY_NAME, SERVICES
 
@@ -31,6 +35,7 @@ Row = tuple[str, str, str, bool]
 # Long after the slowest machine would have been done.
 PATIENCE_SECONDS = 1800
 TAKEOVERS = 3
+FAULTS = 24
 HOLE = {"spec": {"ingress": [{"from": [{"namespaceSelector": {}}], "ports": [{"port": 7860, "protocol": "TCP"}]}]}}
 
 
@@ -75,6 +80,7 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
             "rival": lambda: rival(ours, options.rival, options.changes),
             "takeover": lambda: takeover(ours),
             "rest": lambda: rest(ours, options.rest),
+            "faults": lambda: faults(ours),
         }
         for name, step in steps.items():
             if not wanted or name in wanted:
@@ -308,6 +314,52 @@ def takeover(ours: Fleet) -> Row:
     )
     met = worst["SIGKILL"] <= 20 and worst["SIGTERM"] <= 2 and writes == 0
     return f"takeover with {ours.count}", measured, "≤ 20 s; ≤ 2 s; 0", met
+
+
+def faults(ours: Fleet) -> Row:
+    """Watches cut, 410s and killed API servers, in a row, while resources are changed."""
+    ours.operator.stop()
+    wanted: dict[int, str] = {}
+    outage = Outage(ours.cluster)
+
+    async def load(stop: asyncio.Event) -> None:
+        async with ours.client() as client:
+            while not stop.is_set():
+                number, other = random.randrange(ours.count), f"other-{random.randrange(10**6)}"
+                body = {"spec": {"network": {"allowedNamespaces": ["dmz", other]}}}
+                with suppress(aiohttp.ClientError):
+                    await client.send("PATCH", SERVICES.path(*where(number)), body, MERGE)
+                    wanted[number] = other
+                await asyncio.sleep(0.1)
+
+    async def harm() -> None:
+        stop = asyncio.Event()
+        busy = asyncio.create_task(load(stop))
+        for number in range(FAULTS):
+            await asyncio.to_thread((proxy.cut_watches, proxy.expire_watches, outage.restart)[number % 3])
+            await asyncio.sleep(2)
+        stop.set()
+        await busy
+
+    with Proxy(ours.cluster) as proxy:
+        direct, ours.operator.kubeconfig = ours.operator.kubeconfig, proxy.kubeconfig(HOME, "zimage-operator")
+        ours.start()
+        ours.tail.quiet()
+        before, began = ours.memory_mib(), time.monotonic()
+        asyncio.run(harm())
+        spent = time.monotonic() - began
+        ours.tail.quiet(10)
+        policies = ours.cluster.get("netpol", "-A")["items"]
+        doors = {item["metadata"]["name"]: json.dumps(item["spec"]) for item in policies}
+        missed = [number for number, other in wanted.items() if f'"{other}"' not in doors[f"s{number}"]]
+        after = ours.memory_mib()
+        ours.operator.stop()
+        outage.close()
+    ours.operator.kubeconfig = direct
+    told = f"{FAULTS} faults in {spent:.0f} s, {len(wanted)} resources changed meanwhile, {len(missed)} missed"
+    measured = f"{told}; RSS {before:.0f} → {after:.0f} MiB"
+    met = not missed and after <= before * 1.1
+    return f"watch drops, 410s, killed API servers with {ours.count}", measured, "0 missed; RSS flat", met
 
 
 def ready(replica: Operator) -> bool:
