@@ -12,7 +12,6 @@ from .manifest import Key
 from .observed import instant
 from .reconcile import Outcome
 
-STATES = ("True", "False", "Unknown")
 Series = tuple[Gauge, tuple[str, ...]]
 # What was exported for a service, so that it can be taken back.
 exported: dict[Key, set[Series]] = {}
@@ -21,13 +20,9 @@ exported: dict[Key, set[Series]] = {}
 def measure(key: Key, outcome: Outcome) -> None:
     """Export the conditions of a service, its holes, and what the probes found."""
     status, observed = outcome.status, outcome.observed
-    wanted: dict[Series, float] = {
-        (metrics.CONDITION, (*key, item["type"], state)): item["status"] == state
-        for item in status["conditions"]
-        for state in STATES
-    }
+    metrics.CONDITIONS.set(key, tuple((item["type"], item["status"]) for item in status["conditions"]))
     holes = Counter(hole.reason for hole in observed.exposure.holes)
-    wanted |= {(metrics.EXPOSURES, (*key, reason)): count for reason, count in holes.items()}
+    wanted: dict[Series, float] = {(metrics.EXPOSURES, (*key, reason)): count for reason, count in holes.items()}
     looks = [observed.reports[pod.uid] for pod in observed.pods if pod.uid in observed.reports]
     results = Counter(look.isolation for look in looks)
     wanted |= {(metrics.PROBED, (*key, result)): count for result, count in results.items()}
@@ -40,8 +35,8 @@ def measure(key: Key, outcome: Outcome) -> None:
 
 def forget(key: Key) -> None:
     """Take back what was exported for a service."""
+    metrics.CONDITIONS.remove(key)
     export(key, {})
-    exported.pop(key, None)
 
 
 def export(key: Key, wanted: dict[Series, Any]) -> None:
@@ -50,4 +45,7 @@ def export(key: Key, wanted: dict[Series, Any]) -> None:
         gauge.remove(*labels)
     for (gauge, labels), value in wanted.items():
         gauge.labels(*labels).set(value)
-    exported[key] = set(wanted)
+    if wanted:
+        exported[key] = set(wanted)
+    else:
+        exported.pop(key, None)

@@ -2,7 +2,45 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram, Info
+from collections.abc import Iterator
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+STATES = ("True", "False", "Unknown")
+
+
+class Conditions(Collector):
+    """The conditions of every service, written out when they are asked for.
+
+    The library's own gauge keeps two dozen objects of 1 KiB for each service: more than all else that
+    is kept of it.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {}
+        # Most services are in one of a few states.
+        self.known: dict[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]] = {}
+
+    def set(self, key: tuple[str, str], conditions: tuple[tuple[str, str], ...]) -> None:
+        """Take the types and statuses of one service."""
+        self.found[key] = self.known.setdefault(conditions, conditions)
+
+    def remove(self, key: tuple[str, str]) -> None:
+        """Forget a service."""
+        self.found.pop(key, None)
+
+    def collect(self) -> Iterator[Metric]:
+        """Give a series for each state of each condition."""
+        names = ["namespace", "name", "type", "status"]
+        family = GaugeMetricFamily("zimage_service_condition", "Conditions of the services", labels=names)
+        for key, conditions in list(self.found.items()):
+            for kind, status in conditions:
+                for state in STATES:
+                    family.add_metric([*key, kind, state], float(state == status))
+        yield family
+
 
 BUILD = Info("zimage_operator_build", "The version that runs")
 RECONCILES = Counter("zimage_operator_reconcile_total", "Reconciles by result", ["result"])
@@ -34,7 +72,8 @@ EXPOSURES = Gauge(
     "Objects that open a service beside its declaration",
     ["namespace", "name", "reason"],
 )
-CONDITION = Gauge("zimage_service_condition", "Conditions of the services", ["namespace", "name", "type", "status"])
+CONDITIONS = Conditions()
+REGISTRY.register(CONDITIONS)
 CERTIFICATE_EXPIRY = Gauge(
     "zimage_service_certificate_expiry_timestamp_seconds",
     "When the edge's certificate expires",

@@ -34,10 +34,17 @@ def series() -> dict[str, float]:
     }
 
 
+def conditions() -> list[Any]:
+    samples = (sample for family in REGISTRY.collect() for sample in family.samples)
+    return [one for one in samples if one.name == "zimage_service_condition" and one.labels["namespace"] == KEY[0]]
+
+
 def test_holes_and_probes_are_exported_and_taken_back() -> None:
     hole = Hole("ExtraService", Ref("Service", "measured", "np"), "m")
     measure(KEY, outcome(hole, hole))
     found = series()
+    ready = {one.labels["status"]: one.value for one in conditions()}
+    assert ready == {"True": 1.0, "False": 0.0, "Unknown": 0.0}
     assert found["zimage_service_exposures/ExtraService"] == 2
     assert found["zimage_service_probed_pods/blocked"] == 1
     assert found["zimage_service_last_probe_timestamp_seconds/"] == AT.timestamp()
