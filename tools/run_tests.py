@@ -87,10 +87,16 @@ def environment() -> dict[str, str]:
 def run(lane: str, tests: Sequence[str]) -> Ran:
     """Run these tests, and say with the lane before each line what pytest says, when it says it."""
     with tempfile.TemporaryDirectory() as folder:
-        # A cache of its own: what failed in one lane is not written over by the other.
-        extra = [f"--junitxml={folder}/report.xml", "-o", f"cache_dir={folder}/cache", "--durations=20"]
+        # A cache of its own, so that the other lane does not write over what failed, and a folder of its own:
+        # of pytest's own ones the oldest goes when a fourth run begins.
+        extra = ["-o", f"cache_dir={folder}/cache", f"--basetemp={folder}/t", f"--junitxml={folder}/report.xml"]
         with subprocess.Popen(
-            command(*extra, *tests), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True, errors="replace"
+            command(*extra, "--durations=20", *tests),
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+            errors="replace",
         ) as process:
             for line in process.stdout or ():
                 print(f"{lane} | {line}", end="", flush=True)
