@@ -26,7 +26,7 @@ from issuer import AUDIENCE, ISSUER, Issuer
 USER, PASSWORD = "alice", "canary-password-7f3a"
 SECRET_LINE = f"{USER}:{bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()}\n"
 # The machine may be busy with a whole cluster; nothing is asserted about these.
-START_SECONDS = 120
+START_SECONDS = 240
 PATIENCE_SECONDS = 90
 
 
