@@ -20,13 +20,13 @@ import httpx
 import openai
 import pytest
 
-from cluster.ports import free_port
+from cluster.ports import free_ports
 from issuer import AUDIENCE, ISSUER, Issuer
 
 USER, PASSWORD = "alice", "canary-password-7f3a"
 SECRET_LINE = f"{USER}:{bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()}\n"
 # The machine may be busy with a whole cluster; nothing is asserted about these.
-START_SECONDS = 120
+START_SECONDS = 240
 PATIENCE_SECONDS = 90
 
 
@@ -57,7 +57,8 @@ class Worker:
 
     def __init__(self, folder: Path, model: Path, **settings: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.port, self.management_port = free_port(), free_port()
+        # Asked for together: one by one, both could be the same.
+        self.port, self.management_port = free_ports(2)
         self.htpasswd = folder / "auth"
         self.stdout, self.stderr = folder / "stdout", folder / "stderr"
         self.environ = {

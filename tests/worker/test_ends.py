@@ -80,3 +80,25 @@ def test_one_user_s_hundred_then_a_drain_with_open_streams(make_worker, tiny_mod
             assert int(late.headers["retry-after"]) >= 1
         assert [each.result()[-1][0] for each in streams] == ["image_generation.completed"] * 2
     assert made.process.wait(60) == 0
+
+
+def test_the_end_of_the_drain_time_is_told_to_everybody(make_worker, tiny_model, eventually) -> None:
+    made = make_worker(tiny_model, ZIMAGE_DRAIN_SECONDS="1").ready()
+    long = {"steps": 1000, "size": "256x256"}
+    with ThreadPoolExecutor(3) as pool:
+        running = pool.submit(made.streamed, **long)
+        eventually(lambda: made.metric("zimage_requests_running") == 1)
+        waiting = pool.submit(made.streamed, **long)
+        eventually(lambda: made.metric("zimage_requests_waiting") == 1)
+        plain = pool.submit(made.generate, long)
+        eventually(lambda: made.metric("zimage_requests_waiting") == 2)
+        made.process.terminate()
+        for stream in (running, waiting):
+            name, told = stream.result()[-1]
+            assert (name, told["error"]["code"]) == ("error", "draining")
+        answer = plain.result()
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
+        assert int(answer.headers["retry-after"]) >= 1
+    assert made.process.wait(60) == 0
+    assert "Traceback" not in made.logs()
+    assert "died" not in made.logs()

@@ -47,6 +47,29 @@ def lines(worker) -> list[re.Match[str]]:
 # --- access log ---------------------------------------------------------------------------------
 
 
+# The worker holds the reading end of its own stdout, and never reads.
+UNREAD = """
+import os, sys
+reader, writer = os.pipe()
+os.dup2(writer, 1)
+os.set_inheritable(reader, True)
+os.execv(sys.executable, [sys.executable, "-m", "zimage_worker", "serve"])
+"""
+
+
+def test_a_pipe_that_nobody_reads_stops_nobody(make_worker, tiny_model, eventually) -> None:
+    """Of 4,000 lines some 700 fit into the pipe and 2,000 into memory; all are answered, the rest is counted."""
+    made = make_worker(tiny_model, ["-c", UNREAD]).ready()
+    get = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    for _ in range(40):
+        answers = exchange(made.port, get * 99 + get[:-2] + b"Connection: close\r\n\r\n")
+        assert [answer.status for answer in answers] == [200] * 100
+    eventually(lambda: made.metric("zimage_access_log_dropped_total") > 0)
+    assert made.generate().status_code == 200
+    made.process.terminate()
+    assert made.process.wait(60) == 0
+
+
 def test_one_line_a_request_in_nginx_s_format(worker, eventually) -> None:
     before = len(lines(worker))
     headers = {"User-Agent": "reader/1.0", "Referer": "https://user:canary-ref@a.example/canary?canary#canary"}
@@ -381,6 +404,7 @@ def test_every_own_metric_has_a_help_text_and_bounded_labels() -> None:
 
 def test_lines_of_many_threads_do_not_mix(tmp_path: Path) -> None:
     log = logs.AccessLog.at(str(tmp_path / "access"))
+    log.start()
     threads = [
         threading.Thread(
             target=lambda n=n: [log.write("::1", "", f"GET /{n} HTTP/1.1", 200, 1, "", "a", 0.1) for _ in range(100)]
@@ -391,6 +415,7 @@ def test_lines_of_many_threads_do_not_mix(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    log.close()
     written = (tmp_path / "access").read_text().splitlines()
     assert len(written) == 400
     assert all(LINE.fullmatch(line) for line in written)

@@ -22,6 +22,7 @@ from .dependencies import Parts
 from .encoding import Encoder
 from .engines import Engine, Loader, Phase
 from .engines.thread import EngineThread
+from .errors import NotReady
 from .fetch import command as fetch
 from .files import POLL_SECONDS, SecretFiles
 from .images import side
@@ -34,7 +35,7 @@ from .protocol import Edge, Port
 from .routes import verify
 from .server import Server, connections_max, listening
 from .settings import Settings, SettingsWrong
-from .state import ModelFacts, State
+from .state import RETRY_SECONDS, ModelFacts, State
 from .visible import words_of
 
 log = logging.getLogger("zimage")
@@ -44,6 +45,8 @@ log = logging.getLogger("zimage")
 SWITCH_SECONDS = 0.0005
 # How often the engine's pulse is felt.
 GUARD_SECONDS = 1.0
+# For the errors of those whom the drain's end cuts off. With Running.close it stays within the operator's EXIT_SECONDS.
+LAST_WORD_SECONDS = 3.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,8 +87,9 @@ def serve() -> int:
         return 2
     logs.configure()
     sys.setswitchinterval(SWITCH_SECONDS)
+    access_log.start()
     code = asyncio.run(Process(chosen, access_log).run())
-    sys.stdout.flush()
+    access_log.close()
     sys.stderr.flush()
     # Not sys.exit: a kernel that never returns, or torch's own threads, must not keep us.
     os._exit(code)
@@ -154,7 +158,7 @@ class Process:
         watching = [asyncio.create_task(each) for each in tasks]
         await self.ended()
         parts.state.draining = True
-        code = 1 if self.crash.is_set() else await self.drain(surroundings)
+        code = 1 if self.crash.is_set() else await self.drain(surroundings, parts)
         for task in watching:
             task.cancel()
         await asyncio.gather(api.close(), management.close())
@@ -167,6 +171,7 @@ class Process:
     def parts(self, loop: asyncio.AbstractEventLoop) -> Parts:
         """Wire the parts together."""
         chosen, metrics = self.settings, Metrics()
+        self.access_log.dropped = metrics.access_log_dropped.inc
         files = SecretFiles(chosen)
         facts = ModelFacts()
         loading = loader(chosen, facts, metrics)
@@ -235,15 +240,23 @@ class Process:
         for wait in waits:
             wait.cancel()
 
-    async def drain(self, surroundings: Surroundings) -> int:
-        """Let what runs and waits finish, as long as it may."""
+    async def drain(self, surroundings: Surroundings, parts: Parts) -> int:
+        """Let what runs and waits finish, as long as it may; who is left then gets an error."""
         log.info("draining %d requests, at most %d s", surroundings.in_flight, self.settings.drain_seconds)
-        until = time.monotonic() + self.settings.drain_seconds
-        while surroundings.in_flight and time.monotonic() < until:
+        await self.settled(surroundings, self.settings.drain_seconds)
+        if surroundings.in_flight and not self.crash.is_set():
+            log.warning("the drain time is over: %d requests are cut off", surroundings.in_flight)
+            error = NotReady("The worker ends; try again.", code="draining", retry_after_seconds=RETRY_SECONDS)
+            parts.queue.cut(error)
+            parts.engine.cut(error)
+            await self.settled(surroundings, LAST_WORD_SECONDS)
+        return 1 if self.crash.is_set() else 0
+
+    async def settled(self, surroundings: Surroundings, seconds: float) -> None:
+        """Until every request is answered, time is up, or the process has to end."""
+        until = time.monotonic() + seconds
+        while surroundings.in_flight and time.monotonic() < until and not self.crash.is_set():
             await asyncio.sleep(0.05)
-            if self.crash.is_set():
-                return 1
-        return 0
 
 
 class Running:

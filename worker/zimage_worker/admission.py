@@ -207,6 +207,13 @@ class FairQueue:
                 self.tell()
             raise
 
+    def cut(self, error: Exception) -> None:
+        """Nobody will have a turn any more: everybody who waits is told at once."""
+        for place in self.in_order():
+            if not place.turn.done():
+                place.turn.set_exception(error)
+        self.waiting.clear()
+
     def next(self) -> None:
         """Hand the turn to the user whose last one is longest ago; busy stays true meanwhile."""
         while self.waiting:

@@ -5,13 +5,26 @@ Neither ever holds a password, a token, a prompt or a query string.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import queue
 import sys
+import threading
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TextIO
+
+log = logging.getLogger("zimage.logs")
+
+# Some 400 kB; a second of a flood, minutes of an honest load. A guess.
+LINES_MAX = 2000
+# One write is one system call, and of so many lines some 50 kB: a pipe's worth.
+BATCH_MAX = 256
+# How long the end waits for a reader.
+CLOSE_SECONDS = 2.0
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
@@ -55,10 +68,17 @@ def escaped(text: str) -> str:
 
 
 class AccessLog:
-    """`$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent …`."""
+    """`$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent …`.
+
+    Written by a thread of its own: a pipe that nobody empties must stop nobody's request. Lines for which
+    there is no room are counted by `dropped`, and gone.
+    """
 
     def __init__(self, out: TextIO) -> None:
         self.out = out
+        self.lines: queue.Queue[str | None] = queue.Queue(LINES_MAX)
+        self.dropped: Callable[[int], object] = lambda _count: None
+        self.thread = threading.Thread(target=self.run, name="access-log", daemon=True)
 
     @classmethod
     def at(cls, place: str) -> AccessLog:
@@ -82,9 +102,42 @@ class AccessLog:
     ) -> None:
         """One request; the query string must be gone from `request` and `referer` already."""
         now = time.strftime("%d/%b/%Y:%H:%M:%S %z")
-        self.out.write(
+        line = (
             f"{escaped(address) or '-'} - {escaped(user) or '-'} [{now}] "
             f'"{escaped(request) or "-"}" {status} {sent_bytes} '
             f'"{escaped(referer) or "-"}" "{escaped(agent) or "-"}" {seconds:.3f}\n'
         )
-        self.out.flush()
+        try:
+            self.lines.put_nowait(line)
+        except queue.Full:
+            self.dropped(1)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self.thread.start()
+
+    def run(self) -> None:
+        """The thread: what came in meanwhile is one write."""
+        last = False
+        while not last:
+            found = [self.lines.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(found) < BATCH_MAX:
+                    found.append(self.lines.get_nowait())
+            last = None in found
+            self.put([line for line in found if line is not None])
+
+    def put(self, lines: list[str]) -> None:
+        """To the file or the pipe; a full disk costs lines, not the service."""
+        try:
+            self.out.write("".join(lines))
+            self.out.flush()
+        except OSError as error:
+            self.dropped(len(lines))
+            log.error("%d lines of the access log are lost: %s", len(lines), error.strerror)
+
+    def close(self) -> None:
+        """Write what is left, if somebody reads it: a stuck pipe keeps no process."""
+        with contextlib.suppress(queue.Full):
+            self.lines.put(None, timeout=CLOSE_SECONDS)
+            self.thread.join(CLOSE_SECONDS)

@@ -55,6 +55,9 @@ class Metrics:
         self.connections_refused = Counter(
             "zimage_connections_refused", "Turned away: every connection was at work", ["port"], registry=registry
         )
+        self.access_log_dropped = Counter(
+            "zimage_access_log_dropped", "Lines of the access log that nobody took", registry=registry
+        )
         self.connections_evicted = Counter(
             "zimage_connections_evicted", "Closed to make room for a newcomer", ["port"], registry=registry
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,18 @@ class Job:
     # The asker's: what the thread logs bears the request's id.
     context: Context = field(default_factory=copy_context)
 
+    # Whoever waits may have been told already, from outside the thread (`give_up`, `cut`).
+
+    def succeed(self, made: Made) -> None:
+        """Give the pictures to whoever waits."""
+        with contextlib.suppress(InvalidStateError):
+            self.done.set_result(made)
+
+    def fail(self, error: Exception) -> None:
+        """Tell whoever waits why there are none."""
+        with contextlib.suppress(InvalidStateError):
+            self.done.set_exception(error)
+
 
 def missing(path: Path) -> ModelProblem | None:
     """Whether the folder is one that could be loaded at all."""
@@ -81,6 +94,8 @@ class EngineThread:
         # What is being made, and when it last gave a sign of life (time.monotonic).
         self.job: Job | None = None
         self.beat = 0.0
+        # Why nothing more is made; None while something is.
+        self.ending: WorkerError | None = None
         self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         # A daemon: a kernel that never returns must not keep the process from ending.
         self.thread = threading.Thread(target=self.run, name="engine", daemon=True)
@@ -162,19 +177,19 @@ class EngineThread:
         try:
             made = engine.generate(job.order, job.seed, job.stop, job.told)
         except (Stopped, WorkerError) as error:
-            job.done.set_exception(error)
+            job.fail(error)
         except BaseException as error:
             fatal = isinstance(error, EngineBroken) or not isinstance(error, Exception)
             if not fatal:
                 # Before the answer, which names the log.
                 log.exception("a generation failed")
             # Whoever waits is told in any case, also before the process ends.
-            job.done.set_exception(GenerationFailed("The model failed on this request; see the worker's log."))
+            job.fail(GenerationFailed("The model failed on this request; see the worker's log."))
             if fatal:
                 raise
         else:
             self.pace.learn(job.order, made.steps_seconds, made.decode_seconds)
-            job.done.set_result(made)
+            job.succeed(made)
         finally:
             self.job = None
             self.busy(time.monotonic() - began)
@@ -191,8 +206,15 @@ class EngineThread:
         """From outside the thread, which hangs: not ready, and whoever waits is told. Only a new process helps."""
         self.phase = "failed"
         self.problem = ModelProblem("EngineStalled", "the engine makes no step any more; the process ends; see its log")
-        if self.job and not self.job.done.done():
-            self.job.done.set_exception(GenerationFailed("The engine makes no step any more; the worker restarts."))
+        if job := self.job:
+            job.fail(GenerationFailed("The engine makes no step any more; the worker restarts."))
+
+    def cut(self, error: WorkerError) -> None:
+        """No time is left: whoever waits for a picture is told, and nobody begins to wait. On the event loop."""
+        self.ending = error
+        if job := self.job:
+            job.fail(error)
+            job.stop.set()
 
     async def generate(self, order: ImageOrder, seed: int, told: Told | None = None) -> Made:
         """Run one order; the caller holds the turn. Cancelled, it still waits for the thread's end.
@@ -204,6 +226,8 @@ class EngineThread:
             GenerationFailed: the model broke.
             NotReady: the engine ended while this waited.
         """
+        if self.ending:
+            raise self.ending
         if self.engine and self.phase == "failed":
             raise NotReady("The engine has ended; try again later.", retry_after_seconds=RETRY_AFTER_SECONDS)
         loop = asyncio.get_running_loop()
