@@ -34,7 +34,7 @@ class Environment:
     bounds: Bounds = field(default_factory=Bounds)
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Ref:
     """One object of the cluster by kind, namespace and name."""
 

@@ -20,7 +20,7 @@ from .quantities import quantity
 Raw = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Condition:
     """A condition of somebody else's object, such as a Deployment's `Available`."""
 
@@ -29,7 +29,7 @@ class Condition:
     message: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DeploymentFacts:
     """How far the workload is."""
 
@@ -45,7 +45,7 @@ class DeploymentFacts:
     wanted: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PodFacts:
     """One worker's pod. `waiting` is the container's reason, `last_exit` how it ended before."""
 

@@ -12,6 +12,7 @@ import yaml
 from cluster.control_plane import ControlPlane
 from laws import conditions, exists, wait_for
 from support import DRIVER, ROOT, Operator, claim, eventually, smallest
+from taken import give_back, lose_labels, take
 
 pytestmark = pytest.mark.control_plane
 
@@ -121,6 +122,18 @@ def test_a_class_that_nobody_told_is_named(roles: Operator) -> None:
     cluster.apply(smallest(namespace=place, gpu={"count": 0}, ingress=ingress))
     eventually(lambda: ready(cluster, place).get("reason") == "ClassNotFound", "the class is missed")
     assert "ZIMAGE_OPERATOR_INGRESS_CLASSES" in ready(cluster, place)["message"]
+
+
+def test_what_no_watch_shows_is_found_by_name(roles: Operator) -> None:
+    cluster, place = roles.cluster, PLACES[0]
+    cluster.kubectl("-n", place, "delete", "zis", "studio")
+    take(cluster, place, "studio")
+    cluster.apply(smallest(namespace=place, gpu={"count": 0}, autoscaling={"maxReplicas": 2}))
+    give_back(cluster, place, "studio")
+    lose_labels(cluster, place, "sa,deploy,pdb,hpa,tlsoption,middleware", 8)
+    cluster.apply(smallest(namespace=place, suspend=True, gpu={"deviceClassName": DRIVER}))
+    wait_for(cluster, place, "Suspended")
+    lose_labels(cluster, place, "resourceclaimtemplate", 1)
 
 
 def test_every_right_of_the_roles_was_used_and_none_is_missing(roles: Operator) -> None:

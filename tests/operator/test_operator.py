@@ -11,6 +11,7 @@ import yaml
 
 from laws import conditions, exists, serve, wait_for
 from support import ROOT, Operator, claim, eventually, smallest
+from taken import give_back, lose_labels, take
 
 pytestmark = pytest.mark.control_plane
 
@@ -89,36 +90,18 @@ def test_what_is_deleted_comes_back(operator: Operator, namespace: str) -> None:
 
 def test_a_lost_label_comes_back(operator: Operator, namespace: str) -> None:
     """Without the label no watch shows the object: it is found by name, and known by its owner."""
-    cluster, label = operator.cluster, "app.kubernetes.io/managed-by"
-    serve(cluster, namespace, gpu={"count": 0}, autoscaling={"maxReplicas": 2})
-    kinds = "netpol,sa,cm,deploy,svc,pdb,hpa,tlsoption,middleware,ing"
-    selector = f"{label}=zimage-operator"
-
-    def labelled() -> set[str]:
-        return set(cluster.kubectl("-n", namespace, "get", kinds, "-l", selector, "-o", "name").split())
-
-    before = labelled()
-    assert len(before) == 12
-    cluster.kubectl("-n", namespace, "label", kinds, "-l", selector, f"{label}-")
-    eventually(lambda: labelled() == before, "the labels are back")
+    serve(operator.cluster, namespace, gpu={"count": 0}, autoscaling={"maxReplicas": 2})
+    lose_labels(operator.cluster, namespace, "netpol,sa,cm,deploy,svc,pdb,hpa,tlsoption,middleware,ing", 12)
 
 
 def test_what_is_not_ours_is_left_alone(operator: Operator, namespace: str) -> None:
     cluster = operator.cluster
-    foreign = {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": "studio", "namespace": namespace},
-        "spec": {"podSelector": {"matchLabels": {"app": "another"}}},
-    }
-    cluster.apply(foreign)
-    cluster.apply(smallest(namespace=namespace))
+    take(cluster, namespace, "studio")
+    cluster.apply(smallest(namespace=namespace, gpu={"count": 0}))
     wait_for(cluster, namespace, "NotOwned")
-    assert cluster.get("netpol", "studio", "-n", namespace)["spec"]["podSelector"] == foreign["spec"]["podSelector"]
     # No pod without its policy.
     assert not exists(cluster, namespace, "deploy")
-    cluster.kubectl("-n", namespace, "delete", "netpol", "studio")
-    wait_for(cluster, namespace, "Ready")
+    give_back(cluster, namespace, "studio")
 
 
 def test_a_missing_class_is_named_and_its_arrival_noticed(operator: Operator, namespace: str) -> None:

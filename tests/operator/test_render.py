@@ -15,6 +15,7 @@ import yaml
 from cluster.control_plane import ControlPlane
 from laws import serve
 from support import ROOT, Operator
+from zimage_operator.cluster import NEW
 
 pytestmark = pytest.mark.control_plane
 GOLDEN = Path(__file__).parent / "golden"
@@ -46,6 +47,8 @@ def test_the_operator_sends_what_render_prints(operator: Operator, namespace: st
         for entry in operator.writes()
         if entry["objectRef"].get("namespace") == namespace and entry["objectRef"]["resource"] != "zimageservices"
     ]
+    # A new child is sent with a version that no object has (docs/decisions/0240).
+    assert [item["metadata"].pop("resourceVersion") for item in sent] == [NEW] * len(sent)
     # In the order of application, and nothing twice.
     assert list(map(written, sent)) == list(map(written, printed))
 
