@@ -18,8 +18,9 @@ ASIDE = frozenset({"leases", "events"})
 
 @dataclass(frozen=True)
 class Entry:
-    """One request. `at`: when it had been answered, in seconds since 1970."""
+    """One request. `began`, `at`: when it came, and when it had been answered, in seconds since 1970."""
 
+    began: float
     at: float
     user: str
     verb: str
@@ -81,6 +82,7 @@ class Tail:
 def entry(raw: dict[str, Any]) -> Entry:
     target = raw.get("objectRef", {})
     return Entry(
+        datetime.fromisoformat(raw["requestReceivedTimestamp"]).timestamp(),
         datetime.fromisoformat(raw["stageTimestamp"]).timestamp(),
         raw.get("user", {}).get("username", ""),
         raw["verb"],

@@ -11,7 +11,7 @@ import yaml
 
 from cluster.control_plane import ControlPlane
 from laws import conditions, exists, wait_for
-from support import DRIVER, ROOT, Operator, claim, eventually, smallest
+from support import DRIVER, ROOT, Operator, claim, eventually, published, smallest
 from taken import give_back, lose_labels, take
 
 pytestmark = pytest.mark.control_plane
@@ -128,7 +128,9 @@ def test_what_no_watch_shows_is_found_by_name(roles: Operator) -> None:
     cluster, place = roles.cluster, PLACES[0]
     cluster.kubectl("-n", place, "delete", "zis", "studio")
     take(cluster, place, "studio")
-    cluster.apply(smallest(namespace=place, gpu={"count": 0}, autoscaling={"maxReplicas": 2}))
+    # A host of its own: the other place's service is older by now.
+    host = {"ingress": published("taken.example.org")}
+    cluster.apply(smallest(namespace=place, gpu={"count": 0}, autoscaling={"maxReplicas": 2}, **host))
     give_back(cluster, place, "studio")
     lose_labels(cluster, place, "sa,deploy,pdb,hpa,tlsoption,middleware", 8)
     cluster.apply(smallest(namespace=place, suspend=True, gpu={"deviceClassName": DRIVER}))
