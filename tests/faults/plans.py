@@ -50,11 +50,12 @@ def every(writes: int, faults: Iterable[str] = FAULTS) -> Iterator[Plan]:
 
 
 def some(writes: int) -> list[Plan]:
-    """The lost answer, which is the worst of them, at every write; the others at a few, and a few kills."""
-    spread = sorted({1 + round(part * (writes - 1) / 4) for part in range(5)})
+    """The lost answer, which is the worst of them, at every second write; the others at a few, and a few kills."""
+    spread = (1, writes // 2, writes)
     others = [Plan(fault, number) for fault in FAULTS if fault != "drop-after" for number in spread]
     kills = [Plan("kill-after", 2), Plan("kill-before", 5), Plan("kill-after", writes - 3)]
-    return [*every(writes, ["drop-after"]), *others, *kills]
+    lost = [Plan("drop-after", number) for number in range(1, writes + 1, 2)]
+    return [*lost, *others, *kills]
 
 
 @dataclass
