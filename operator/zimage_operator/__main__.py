@@ -88,7 +88,7 @@ async def operate(known: settings.Settings) -> int:
     identity = f"{os.environ.get('HOSTNAME', 'outside')}-{uuid.uuid4().hex[:8]}"
     api = await Api.connect(f"zimage-operator/{__version__} {identity}")
     controller = Controller(api, known, identity)
-    server = await serve(known.port, controller.synced, controller.health)
+    server = await serve(known.port, controller.streams.synced, controller.health)
     asked, stop = asyncio.Event(), asyncio.Event()
     work = asyncio.create_task(controller.run())
     streams = asyncio.create_task(watch(controller, known, asked, stop))

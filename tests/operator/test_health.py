@@ -131,10 +131,10 @@ async def watching(cluster: ControlPlane, patch: pytest.MonkeyPatch) -> AsyncIte
     controller, stop = Controller(api, settings, "test"), asyncio.Event()
     streams = asyncio.create_task(watch(controller, settings, asyncio.Event(), stop))
     try:
-        await asyncio.wait_for(controller.sync(), 60)
+        await asyncio.wait_for(controller.streams.sync(), 60)
         yield controller
     finally:
-        controller.closing = True
+        controller.streams.closing = True
         stop.set()
         await streams
         await controller.close()
@@ -162,7 +162,7 @@ async def test_a_stream_that_ended_is_seen_at_once(
         await until(lambda: now() == ["the watch of ZImageService is dead"])
         # And what it does not tell, the next sweep does.
         installed.apply(asleep("after", namespace))
-        await controller.relist(SERVICES)
+        await controller.streams.relist(SERVICES)
         assert (namespace, "after") in controller.cache.services
 
 
@@ -182,8 +182,8 @@ async def test_what_a_stream_did_not_tell_is_found_by_its_next_list(
         controller.cache.services[namespace, "goes"] = kept
         answer = await controller.api.request("GET", SERVICES.path(), kind=SERVICES.name)
         for item in answer["items"]:
-            controller.event(SERVICES, "", {**item, "kind": SERVICES.name}, None)
-        controller.listed(SERVICES, "")
+            controller.streams.event(SERVICES, "", {**item, "kind": SERVICES.name}, None)
+        controller.streams.listed(SERVICES, "")
         assert (namespace, "goes") not in controller.cache.services
         assert (namespace, "stays") in controller.cache.services
         assert (namespace, "goes") in controller.queue.dirty
