@@ -40,9 +40,9 @@ WORKERS = 16
 REFUSED_SECONDS = 5.0
 SYNC_RETRY_SECONDS = 5.0
 # The whole way of a service to Ready takes some five writes. Somebody who rewrites a Deployment fifty
-# times a second makes it progress and be available again as often: that is told once a second.
+# times a second makes it progress and be available again as often: that is told every two seconds.
 STATUS_BURST = 10
-STATUS_SECONDS = 1.0
+STATUS_SECONDS = 2.0
 # A reconcile takes some tenths of a second; the next leader waits for the end of the last one.
 DRAIN_SECONDS = 1.0
 
