@@ -295,7 +295,7 @@ def test_without_an_engine_nothing_is_called_enforced_and_no_route_comes(walled:
         assert not routed(bare)
 
 
-def test_each_reason_of_walls_was_caused_here() -> None:
+def test_each_reason_of_walls_was_caused_here(walled: Node) -> None:
     """The last test of this file, of all that the ones before it have looked at."""
     missing = WALLS - scene.SEEN
     assert not missing
