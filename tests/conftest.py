@@ -17,7 +17,7 @@ from cluster.edge import traefik_up
 from cluster.node import Node
 
 # A noisy machine is no failure: an example that took long, or slow data, says nothing about the code.
-settings.register_profile("noisy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("noisy", parent=settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("noisy")
 
 
@@ -35,7 +35,8 @@ TEST_SECONDS = 300
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     if TIERS & set(getattr(item, "fixturenames", ())):
-        item.add_marker(pytest.mark.timeout(TEST_SECONDS, func_only=True))
+        own = item.get_closest_marker("timeout")
+        item.add_marker(pytest.mark.timeout(own.args[0] if own else TEST_SECONDS, func_only=True))
 
 
 @contextmanager

@@ -121,9 +121,12 @@ class Cache:
         stamp = (head.get("annotations") or {}).get(HASH_ANNOTATION, "")
         if old:
             self.by_key.get(old.key, set()).discard(ref)
+            self.move_out(old)
         generation = head.get("generation", 0)
         self.children[ref] = Seen(head["uid"], version(item), owner_uid(item), key, stamp, facts, body, generation)
         self.by_key.setdefault(key, set()).add(ref)
+        if isinstance(facts, PodFacts) and facts.ip:
+            self.neighbourhood.workers[facts.ip] = key
         # Another owner or, without one, another label moves the child: the service that lost it has to look.
         keys = {key, old.key} if old else {key}
         return list(keys) if changed else []
@@ -148,6 +151,13 @@ class Cache:
         refs.discard(ref)
         if not refs:
             self.by_key.pop(gone.key, None)
+        self.move_out(gone)
+
+    def move_out(self, gone: Seen) -> None:
+        """A pod has its address no more; another of the service may have got it before we heard of that."""
+        facts = gone.facts
+        if isinstance(facts, PodFacts) and all(pod.ip != facts.ip for pod in self.pods(gone.key)):
+            self.neighbourhood.workers.pop(facts.ip, None)
 
     def of(self, key: Key) -> Iterator[tuple[Ref, Seen]]:
         """Give every child and pod of one service."""
@@ -185,7 +195,7 @@ class Cache:
     def surroundings(self, key: Key, host: str) -> Surroundings:
         """Give everything of others that could open a service, or claims its host."""
         around, body = self.neighbourhood, self.services.get(key)
-        base = labels(key[1])
+        base, workers = labels(key[1]), self.pods(key)
         return Surroundings(
             claim=claim(key, body),
             near=around.near(key[0]),
@@ -193,7 +203,8 @@ class Cache:
             claims=tuple(
                 sorted(claim(other, self.services.get(other)) for other in around.claims.get(host, ()) if host)
             ),
-            labels=tuple({**base, **dict(pod.extra_labels)} for pod in self.pods(key)) or (base,),
+            labels=tuple({**base, **dict(pod.extra_labels)} for pod in workers) or (base,),
+            slices=around.at_addresses(pod.ip for pod in workers if pod.ip),
         )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .manifest import Manifest, Ref, ref
 from .names import KIND, selector_labels
-from .neighbours import PORTS, Neighbour, PodTraits, PolicyFacts, RouteFacts, ServiceFacts
+from .neighbours import PORTS, Neighbour, PodTraits, PolicyFacts, RouteFacts, ServiceFacts, SliceFacts
 from .policies import matches, opens_ingress, widens_egress
 from .spec import ZImageService
 
@@ -57,12 +57,15 @@ class Surroundings:
     claims: tuple[Claim, ...]
     # The labels that the workers carry, injected ones included.
     labels: tuple[Mapping[str, str], ...]
+    # EndpointSlices of others with an address of a worker among theirs.
+    slices: tuple[Neighbour, ...] = ()
 
 
 def audit(service: ZImageService, desired: Collection[Manifest], around: Surroundings) -> Exposure:
     """Hold the surroundings against what the resource declares: its policy is among the desired children."""
     policy = next(item for item in desired if ref(item) == Ref("NetworkPolicy", service.namespace, service.name))
     found = [*pods(service, around), *policies(policy, around), *extra_services(around), *routes(service, around)]
+    found += extra_slices(service, around)
     known = {hole.ref for hole in found}
     conflicts = [*claimed_twice(service, around), *foreign_hosts(service, around)]
     younger = [hole for created, hole in conflicts if created > around.claim.created and hole.ref not in known]
@@ -121,6 +124,15 @@ def extra_services(around: Surroundings) -> Iterator[Hole]:
         elif facts.external:
             text = f"Service {one.ref.name} publishes the workers on external addresses"
             yield Hole(SERVICE, one.ref, f"{text}: remove its spec.externalIPs ({edit})")
+
+
+def extra_slices(service: ZImageService, around: Surroundings) -> Iterator[Hole]:
+    """Find EndpointSlices that lead to the workers' addresses past every selector."""
+    for one in around.slices:
+        if isinstance(one.facts, SliceFacts):
+            text = f"{called(one.ref, service)} sends the requests of Service {one.facts.service or '?'} to the workers"
+            show = f"kubectl -n {one.ref.namespace} delete endpointslice {one.ref.name}"
+            yield Hole(SERVICE, one.ref, f"{text} by their addresses: {show} (or the Endpoints that it mirrors)")
 
 
 def routes(service: ZImageService, around: Surroundings) -> Iterator[Hole]:

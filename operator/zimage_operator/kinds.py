@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .names import CHILD_SELECTOR, GROUP, KIND, PLURAL, POD_SELECTOR, VERSION
+from .names import CHILD_SELECTOR, FOREIGN_SLICES, GROUP, KIND, PLURAL, POD_SELECTOR, VERSION
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,16 @@ CHILDREN = (
 # What others may publish a service by.
 ROUTES = (
     audited("HTTPRoute", "gateway.networking.k8s.io", "v1", "httproutes", optional=True),
+    audited("GRPCRoute", "gateway.networking.k8s.io", "v1", "grpcroutes", optional=True),
+    audited("TLSRoute", "gateway.networking.k8s.io", "v1", "tlsroutes", optional=True),
+    audited("TCPRoute", "gateway.networking.k8s.io", "v1", "tcproutes", optional=True),
     audited("IngressRoute", "traefik.io", "v1alpha1", "ingressroutes", optional=True),
     audited("IngressRouteTCP", "traefik.io", "v1alpha1", "ingressroutetcps", optional=True),
 )
-WATCHED = (SERVICES, INGRESS_CLASSES, PODS, *CHILDREN, *ROUTES)
+# What sends a Service's requests to addresses, where it is not the controller that follows its selector: those of
+# a large cluster change all the time, and lead where the Service says.
+SLICES = Kind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices", FOREIGN_SLICES)
+WATCHED = (SERVICES, INGRESS_CLASSES, PODS, *CHILDREN, *ROUTES, SLICES)
 
 
 def watched(*, everywhere: bool) -> tuple[Kind, ...]:

@@ -34,6 +34,8 @@ LABEL_PART_OF = "app.kubernetes.io/part-of"
 CHILD_SELECTOR = f"{LABEL_MANAGED_BY}={MANAGER}"
 # Every pod that a worker's selector can match, ours or not: those of strangers get our requests too.
 POD_SELECTOR = f"{LABEL_NAME}=zimage"
+# EndpointSlices that follow no Service's selector: written by hand, mirrored from Endpoints, or of another controller.
+FOREIGN_SLICES = "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io"
 # The labels of the operator's own pods (operator/install.yaml): the management port admits them.
 OPERATOR_POD_LABELS = {LABEL_NAME: "zimage-operator"}
 

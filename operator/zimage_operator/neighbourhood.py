@@ -1,13 +1,13 @@
-"""What is remembered of the objects of others: by name, by the namespace they reach, by host."""
+"""What is remembered of the objects of others: by name, by the namespace they reach, by host, by address."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .manifest import Key, Ref
-from .neighbours import Neighbour, RouteFacts, ServiceFacts, could_select, hosts, places, read
+from .neighbours import Neighbour, RouteFacts, ServiceFacts, addresses, could_select, hosts, places, read
 
 
 class Neighbourhood:
@@ -17,6 +17,9 @@ class Neighbourhood:
         self.neighbours: dict[Ref, Neighbour] = {}
         self.by_place: defaultdict[str, set[Ref]] = defaultdict(set)
         self.by_host: defaultdict[str, set[Ref]] = defaultdict(set)
+        self.by_address: defaultdict[str, set[Ref]] = defaultdict(set)
+        # Which service's worker has an address.
+        self.workers: dict[str, Key] = {}
         # The services themselves: by namespace, and by the host that they ask for.
         self.names: defaultdict[str, set[str]] = defaultdict(set)
         self.claims: defaultdict[str, set[Key]] = defaultdict(set)
@@ -41,6 +44,8 @@ class Neighbourhood:
             self.by_place[place].add(ref)
         for host in hosts(new):
             self.by_host[host].add(ref)
+        for address in addresses(new):
+            self.by_address[address].add(ref)
         return set() if old and old.facts == facts else concerned | self.concerned(new)
 
     def forget(self, ref: Ref) -> set[Key]:
@@ -52,6 +57,8 @@ class Neighbourhood:
             discard(self.by_place, place, ref)
         for host in hosts(old):
             discard(self.by_host, host, ref)
+        for address in addresses(old):
+            discard(self.by_address, address, ref)
         return concerned
 
     def concerned(self, neighbour: Neighbour) -> set[Key]:
@@ -59,6 +66,7 @@ class Neighbourhood:
         if neighbour.facts is None:
             return set()
         keys = {key for host in hosts(neighbour) for key in self.claims.get(host, ())}
+        keys |= {self.workers[address] for address in addresses(neighbour) if address in self.workers}
         for place in places(neighbour):
             found = {name for name in self.names.get(place, ()) if could_select(neighbour.facts, name)}
             if isinstance(neighbour.facts, RouteFacts):
@@ -80,6 +88,11 @@ class Neighbourhood:
     def on_host(self, host: str) -> tuple[Neighbour, ...]:
         """Give the routes of others that claim a host."""
         return tuple(self.neighbours[ref] for ref in sorted(self.by_host.get(host, ())))
+
+    def at_addresses(self, wanted: Iterable[str]) -> tuple[Neighbour, ...]:
+        """Give what sends requests to some addresses."""
+        found = set().union(*(self.by_address.get(address, ()) for address in wanted))
+        return tuple(self.neighbours[ref] for ref in sorted(found))
 
     def sweep(self, kind: str, alive: set[str], up_to: int, namespace: str) -> set[Key]:
         """Forget what a full list of a kind no longer holds."""

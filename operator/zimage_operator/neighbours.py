@@ -34,6 +34,8 @@ PORTS = {HTTP_PORT: HTTP_PORT_NAME, MANAGEMENT_PORT: MANAGEMENT_PORT_NAME}
 TEMPLATE_HASH = "pod-template-hash"
 # cert-manager answers ACME challenges by an Ingress of its own on the same host, for a minute.
 ACME = "/.well-known/acme-challenge/"
+# Which Service an EndpointSlice belongs to.
+LABEL_SERVICE = "kubernetes.io/service-name"
 ENDED = frozenset({"Succeeded", "Failed"})
 
 
@@ -73,7 +75,15 @@ class PodTraits:
     host_network: bool
 
 
-Facts = PolicyFacts | ServiceFacts | RouteFacts | PodTraits
+@dataclass(frozen=True, slots=True)
+class SliceFacts:
+    """An EndpointSlice that follows no selector: the Service that it belongs to, and where its requests go."""
+
+    service: str
+    addresses: frozenset[str]
+
+
+Facts = PolicyFacts | ServiceFacts | RouteFacts | PodTraits | SliceFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +163,8 @@ def is_acme(path: Raw) -> bool:
     return str(path.get("path") or "").startswith(ACME)
 
 
-def read_http_route(item: Raw) -> RouteFacts | None:
-    """Read an HTTPRoute of the Gateway API."""
+def read_gateway_route(item: Raw) -> RouteFacts | None:
+    """Read an HTTPRoute, GRPCRoute, TLSRoute or TCPRoute of the Gateway API; the last one has no hosts."""
     spec = item.get("spec") or {}
     found = (ref for rule in spec.get("rules") or () for ref in rule.get("backendRefs") or () if not ref.get("group"))
     return route(item, spec.get("hostnames") or (), set(services(item, found)))
@@ -182,6 +192,13 @@ def route(item: Raw, hosts: Any, backends: set[Target]) -> RouteFacts | None:
     if is_own(item, SIGN_IN) or not (exact or backends):
         return None
     return RouteFacts(exact, frozenset(backends), str(item["metadata"].get("creationTimestamp", "")))
+
+
+def read_slice(item: Raw) -> SliceFacts | None:
+    """Read an EndpointSlice; its addresses may be those of any namespace's pods."""
+    addresses = {str(one) for end in item.get("endpoints") or () for one in end.get("addresses") or ()}
+    service = str((item["metadata"].get("labels") or {}).get(LABEL_SERVICE, ""))
+    return SliceFacts(service, frozenset(addresses)) if addresses else None
 
 
 def is_worker(item: Raw) -> bool:
@@ -212,23 +229,34 @@ READERS: dict[str, Callable[[Raw], Facts | None]] = {
     "NetworkPolicy": read_policy,
     "Service": read_service,
     "Ingress": read_ingress,
-    "HTTPRoute": read_http_route,
+    "HTTPRoute": read_gateway_route,
+    "GRPCRoute": read_gateway_route,
+    "TLSRoute": read_gateway_route,
+    "TCPRoute": read_gateway_route,
     "IngressRoute": read_ingress_route,
     "IngressRouteTCP": read_ingress_route,
     "Pod": read_pod,
+    "EndpointSlice": read_slice,
 }
 
 
 def places(neighbour: Neighbour) -> set[str]:
-    """Give the namespaces whose services an object can concern; a route points across them."""
+    """Give the namespaces whose services an object can concern; a route points across them, a slice to addresses."""
     if isinstance(neighbour.facts, RouteFacts):
         return {namespace for namespace, _ in neighbour.facts.backends}
+    if isinstance(neighbour.facts, SliceFacts):
+        return set()
     return {neighbour.ref.namespace}
 
 
 def hosts(neighbour: Neighbour) -> frozenset[str]:
     """Give the hosts that an object claims."""
     return neighbour.facts.hosts if isinstance(neighbour.facts, RouteFacts) else frozenset()
+
+
+def addresses(neighbour: Neighbour) -> frozenset[str]:
+    """Give the addresses of pods that an object sends requests to."""
+    return neighbour.facts.addresses if isinstance(neighbour.facts, SliceFacts) else frozenset()
 
 
 def could_select(facts: Facts, name: str) -> bool:

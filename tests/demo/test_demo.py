@@ -16,6 +16,7 @@ from jwt.algorithms import ECAlgorithm
 
 from cluster.node import Node
 from demo import proof, scene
+from reasons import NODE
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
 
@@ -42,6 +43,17 @@ def condition(stage: scene.Scene, kind: str, name: str = "studio") -> dict[str, 
 
 def reason(stage: scene.Scene, kind: str, name: str = "studio") -> str:
     return condition(stage, kind, name).get("reason", "")
+
+
+def becomes(stage: scene.Scene, kind: str, wanted: str, name: str = "studio", seconds: float = 240) -> None:
+    """Wait for a reason; what was there instead is in the error."""
+    try:
+        scene.wait(lambda: reason(stage, kind, name) == wanted, f"{name}: {kind} {wanted}", seconds)
+    except AssertionError as error:
+        found = stage.service(name)["status"].get("conditions", [])
+        seen = [f"{item['type']} {item['reason']}: {item['message']}" for item in found]
+        pods = stage.node.kubectl("-n", scene.NAMESPACE, "get", "pods", "-o", "wide")
+        raise AssertionError("\n".join([str(error), *seen, pods])) from error
 
 
 @pytest.mark.parametrize("line", proof.LINES)
@@ -91,6 +103,11 @@ def second(name: str, **spec: object) -> dict[str, object]:
     }
 
 
+def amounts(memory: str) -> dict[str, object]:
+    """Little of everything: what never serves needs nothing, and the node has two cores for all."""
+    return {"requests": {"cpu": "10m", "memory": memory, "ephemeralStorage": "64Mi"}, "limits": {"memory": memory}}
+
+
 # What is wrong with it, the reason that Ready gives, and what the message says to do.
 TROUBLE: dict[str, tuple[dict[str, object], str, str]] = {
     "weak": ({"auth": {"basic": {"secretName": "weak-users"}}}, "SecretMalformed", "user bob: apr1 (MD5) is too weak"),
@@ -102,8 +119,35 @@ TROUBLE: dict[str, tuple[dict[str, object], str, str]] = {
         "ModelMissing",
         "fill the volume or mend its path",
     ),
+    "broken": (
+        {"model": {"persistentVolumeClaim": {"claimName": "z-image-turbo", "path": "broken"}}},
+        "ModelLoadFailed",
+        "the model at /model",
+    ),
+    # Python and its libraries alone are more than this.
+    "starved": ({"resources": amounts("24Mi")}, "OOMKilled", "resources.limits.memory: raise it"),
+    # Traefik does not know the command `serve`, and in the other image there is no such program.
+    "crashing": ({"image": {"repository": "localhost/traefik", "tag": "test"}}, "CrashLoop", "--previous"),
+    "headless": ({"image": {"repository": "localhost/probe", "tag": "test"}}, "ContainerConfigError", "serve"),
 }
 MENDED = ("weak", "unpullable", "empty")
+
+
+# What is wrong with the certificate, and what the message says of it.
+CERTIFICATES = {
+    "missing": ("CertificateMissing", "the Secret or its key tls.crt is missing"),
+    "junk": ("CertificateMalformed", "is no PEM certificate"),
+    "expired": ("CertificateExpired", "has expired: renew it"),
+    "other": ("HostMismatch", "is for else.example.org, not for other-certificate.example.org"),
+}
+
+
+def certified(name: str) -> dict[str, object]:
+    """A service whose worker has nothing to load: it reports what it sees of the certificate at once."""
+    empty = {"persistentVolumeClaim": {"claimName": "z-image-turbo", "path": "none"}}
+    host = f"{name}-certificate.example.org"
+    ingress = {"host": host, "className": "traefik", "tls": {"secretName": f"{name}-tls"}}
+    return second(f"cert-{name}", model=empty, ingress=ingress, resources=amounts("512Mi"))
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +155,15 @@ def troubled(stage: scene.Scene) -> scene.Scene:
     """All of them at once; each recovers in its own test."""
     weak = b"bob:$apr1$7zXxWb3f$M3ZzJDZNl5MZW0Y3iTzRc0\n"
     stage.node.apply(scene.secret("weak-users", {"auth": weak}))
+    broken = stage.node.directory / "model" / "broken"
+    broken.mkdir(exist_ok=True)
+    (broken / "model_index.json").write_text("{}")
+    stage.node.apply(
+        scene.certificate("expired-tls", "expired-certificate.example.org", days=-1),
+        scene.certificate("other-tls", "else.example.org"),
+        scene.secret("junk-tls", {"tls.crt": b"junk", "tls.key": b"junk"}),
+        *(certified(name) for name in CERTIFICATES),
+    )
     stage.node.apply(*(second(name, **spec) for name, (spec, _, _) in TROUBLE.items()))
     return stage
 
@@ -118,13 +171,24 @@ def troubled(stage: scene.Scene) -> scene.Scene:
 @pytest.mark.parametrize("name", TROUBLE)
 def test_trouble_is_named_with_what_to_do(troubled: scene.Scene, name: str) -> None:
     _, wanted, advice = TROUBLE[name]
-    scene.wait(lambda: reason(troubled, "Ready", name) == wanted, f"{name}: {wanted}")
+    becomes(troubled, "Ready", wanted, name)
     ready = condition(troubled, "Ready", name)
     assert ready["status"] == "False"
     assert advice in ready["message"]
     if name not in MENDED:
         # `second` would take the one GPU in the moment in which a later test changes the sample.
         troubled.node.kubectl("-n", scene.NAMESPACE, "delete", "zis", name)
+
+
+@pytest.mark.parametrize("name", CERTIFICATES)
+def test_a_certificate_that_will_not_do_is_named(troubled: scene.Scene, name: str) -> None:
+    wanted, words = CERTIFICATES[name]
+    service = f"cert-{name}"
+    becomes(troubled, "CertificateReady", wanted, service)
+    assert words in condition(troubled, "CertificateReady", service)["message"]
+    # Nothing is published that clients would be warned of.
+    assert reason(troubled, "IngressReady", service) == "WaitingForWorker"
+    troubled.node.kubectl("-n", scene.NAMESPACE, "delete", "zis", service, "--wait=false")
 
 
 def test_a_weak_password_file_serves_nobody_and_says_what_to_run(troubled: scene.Scene) -> None:
@@ -233,3 +297,9 @@ def test_a_password_becomes_a_token_at_the_edge(stage: scene.Scene) -> None:
 
 def test_delete_leaves_nothing(stage: scene.Scene) -> None:
     assert proof.nothing_is_left(stage)
+
+
+def test_each_reason_of_the_node_was_caused_here(stage: scene.Scene) -> None:
+    """The last test of this file, of all that the ones before it have looked at."""
+    missing = NODE - scene.SEEN
+    assert not missing

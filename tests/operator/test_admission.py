@@ -169,6 +169,7 @@ GOOD = {
     "numbers as quantities": {"resources": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"memory": "2Gi"}}},
     "ranges": ingress(allowedSourceRanges=["10.0.0.0/8", "2001:db8::/32"]),
     "no GPU": {"gpu": {"count": 0}},
+    "memory of the GPU": {"gpu": {"memory": "80Gi"}, "generation": {"maxPixels": 4194304}},
     "MIG": {"gpu": {"resourceName": "nvidia.com/mig-3g.40gb"}},
     "DRA": {"gpu": {"deviceClassName": "gpu.nvidia.com", "count": 2}},
     "autoscaled": {"autoscaling": {"minReplicas": 2, "maxReplicas": 8, "targetQueueDepth": 2}},

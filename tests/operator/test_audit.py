@@ -44,10 +44,10 @@ def pod(name: str, **spec: Any) -> dict[str, Any]:
     return item("v1", "Pod", name, {"containers": containers, **spec}, labels=WORKER)
 
 
-def http_route(name: str) -> dict[str, Any]:
+def gateway_route(kind: str, name: str) -> dict[str, Any]:
     rules = [{"backendRefs": [{"name": "studio", "port": 7860}]}]
-    spec = {"hostnames": ["other.example.org"], "rules": rules}
-    return item("gateway.networking.k8s.io/v1", "HTTPRoute", name, spec)
+    hosts = {} if kind == "TCPRoute" else {"hostnames": ["other.example.org"]}
+    return item("gateway.networking.k8s.io/v1", kind, name, {"rules": rules, **hosts})
 
 
 def ingress_route(name: str) -> dict[str, Any]:
@@ -73,7 +73,10 @@ HOLES: dict[str, tuple[dict[str, Any], str]] = {
         "ExtraService",
     ),
     "another Ingress": (ingress("second-door", "other.example.org", "studio"), "ExtraRoute"),
-    "an HTTPRoute": (http_route("gateway-door"), "ExtraRoute"),
+    "an HTTPRoute": (gateway_route("HTTPRoute", "gateway-door"), "ExtraRoute"),
+    "a GRPCRoute": (gateway_route("GRPCRoute", "grpc-door"), "ExtraRoute"),
+    "a TLSRoute": (gateway_route("TLSRoute", "tls-door"), "ExtraRoute"),
+    "a TCPRoute": (gateway_route("TCPRoute", "tcp-door"), "ExtraRoute"),
     "an IngressRoute": (ingress_route("traefik-door"), "ExtraRoute"),
     "a pod on the node's network": (pod("bare", hostNetwork=True), "HostNetworkPod"),
     "a pod with the workers' labels": (pod("stranger"), "ForeignPod"),
@@ -188,6 +191,25 @@ def test_external_addresses_on_our_own_service_are_named(audited: Operator) -> N
     cluster.kubectl(*patch, '{"spec":{"externalIPs":["192.0.2.9"]}}')
     wait_for(cluster, PLACE, "ExtraService", "ExposureAsDeclared")
     cluster.kubectl(*patch, '{"spec":{"externalIPs":null}}')
+    wait_for(cluster, PLACE, "AsDeclared", "ExposureAsDeclared")
+
+
+def test_addresses_that_somebody_wrote_down_are_named_from_any_namespace(audited: Operator, namespace: str) -> None:
+    """A Service without a selector, and an EndpointSlice by hand: no label of ours is in either."""
+    cluster = audited.cluster
+    worker = next(pod for pod in cluster.get("pods", "-n", PLACE)["items"] if pod["status"].get("podIP"))
+    head = {"name": "by-hand", "namespace": namespace, "labels": {"kubernetes.io/service-name": "by-hand"}}
+    ports = [{"name": "", "port": 7860, "protocol": "TCP"}]
+    made = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": head, "addressType": "IPv4"}
+    spec = {"type": "NodePort", "ports": [{"port": 7860}]}
+    cluster.apply(
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "by-hand", "namespace": namespace}, "spec": spec},
+        {**made, "ports": ports, "endpoints": [{"addresses": [worker["status"]["podIP"]]}]},
+    )
+    wait_for(cluster, PLACE, "ExtraService", "ExposureAsDeclared")
+    told = conditions(cluster, PLACE)["ExposureAsDeclared"]["message"]
+    assert f"EndpointSlice {namespace}/by-hand sends the requests of Service by-hand to the workers" in told
+    cluster.kubectl("-n", namespace, "delete", "endpointslice", "by-hand")
     wait_for(cluster, PLACE, "AsDeclared", "ExposureAsDeclared")
 
 

@@ -70,6 +70,13 @@ CONCERNED: dict[str, tuple[dict[str, Any], set[tuple[str, str]]]] = {
         },
         {OTHER},
     ),
+    **{
+        f"a {kind} to one": (
+            item(kind, "r", spec={"rules": [{"backendRefs": [{"name": "studio"}]}]}),
+            {STUDIO},
+        )
+        for kind in ("GRPCRoute", "TLSRoute", "TCPRoute")
+    },
 }
 
 
@@ -156,6 +163,45 @@ def test_labels_that_others_put_on_the_workers_are_selected_by_too(cache: Cache)
     assert cache.pods(STUDIO)[0].extra_labels == (("mesh", "on"), ("pod-template-hash", "abc"))
     assert cache.surroundings(STUDIO, "").labels == (marked,)
     assert cache.surroundings(ATELIER, "").labels == (labels("atelier"),)
+
+
+def sliced(*addresses: str, place: str = "elsewhere", version: int = 1) -> dict[str, Any]:
+    ends = [{"addresses": [address]} for address in addresses]
+    made = item("EndpointSlice", "by-hand", version, place, labels={"kubernetes.io/service-name": "door"})
+    return {**made, "endpoints": ends}
+
+
+def worker(name: str, address: str, service: str = "studio", version: int = 1) -> dict[str, Any]:
+    owner = {"kind": "ReplicaSet", "name": f"{service}-abc", "uid": "r", "controller": True}
+    marked = labels(service) | {"pod-template-hash": "abc"}
+    made = item("Pod", name, version, labels=marked, ownerReferences=[owner], spec={})
+    return {**made, "status": {"podIP": address}}
+
+
+def test_a_slice_with_a_workers_address_concerns_its_service_wherever_it_stands(cache: Cache) -> None:
+    cache.observe("Pod", worker("p", "192.0.2.1"))
+    assert set(cache.observe("EndpointSlice", sliced("192.0.2.1", "192.0.2.9"))) == {STUDIO}
+    assert [one.ref.name for one in cache.surroundings(STUDIO, "").slices] == ["by-hand"]
+    assert cache.surroundings(ATELIER, "").slices == ()
+    assert set(cache.observe("EndpointSlice", sliced("192.0.2.9", version=2))) == {STUDIO}
+    assert cache.surroundings(STUDIO, "").slices == ()
+    cache.observe("EndpointSlice", sliced("192.0.2.9", version=3), deleted=True)
+    assert not cache.neighbourhood.by_address
+
+
+def test_an_address_moves_with_its_pod_and_goes_with_it(cache: Cache) -> None:
+    cache.observe("EndpointSlice", sliced("192.0.2.1", "192.0.2.2"))
+    cache.observe("Pod", worker("p", "192.0.2.1"))
+    cache.observe("Pod", worker("p", "192.0.2.2", version=2))
+    assert cache.neighbourhood.workers == {"192.0.2.2": STUDIO}
+    # The next pod has the address before we hear that the last one has gone.
+    cache.observe("Pod", worker("q", "192.0.2.2", version=3))
+    cache.observe("Pod", worker("p", "192.0.2.2", version=4), deleted=True)
+    assert cache.neighbourhood.workers == {"192.0.2.2": STUDIO}
+    assert cache.surroundings(STUDIO, "").slices
+    cache.observe("Pod", worker("q", "192.0.2.2", version=5), deleted=True)
+    assert cache.neighbourhood.workers == {}
+    assert cache.surroundings(STUDIO, "").slices == ()
 
 
 def test_hosts_of_traefiks_own_routes_are_read() -> None:

@@ -201,7 +201,7 @@ def silent(operator: Operator, seconds: float) -> bool:
     asked = [
         datetime.fromisoformat(entry["stageTimestamp"])
         for entry in operator.requests()
-        if entry["objectRef"]["resource"] != "leases" and entry["verb"] != "watch"
+        if entry.get("objectRef", {}).get("resource") != "leases" and entry["verb"] != "watch"
     ]
     return datetime.now(UTC) - max(asked) > timedelta(seconds=seconds)
 

@@ -16,6 +16,7 @@ import pytest
 from cluster import edge, images
 from cluster.node import Node
 from demo import scene
+from reasons import WALLS
 from support import CLASS, ROOT
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
@@ -26,6 +27,7 @@ INTERVAL_SECONDS = 3
 SETTINGS = {
     "ZIMAGE_OPERATOR_PROBE_INTERVAL_SECONDS": str(INTERVAL_SECONDS),
     "ZIMAGE_OPERATOR_EDGE_PROBE": f"{edge.ADDRESS}:443",
+    "ZIMAGE_OPERATOR_ALLOW_JWKS_URL": "true",
 }
 
 
@@ -44,19 +46,20 @@ def resource(**spec: Any) -> dict[str, Any]:
     return {**body, "metadata": metadata, "spec": {**body["spec"], "gpu": {"count": 0}, "network": network, **spec}}
 
 
-def status(node: Node) -> dict[str, Any]:
-    return dict(node.get("zis", NAME, "-n", scene.NAMESPACE).get("status", {}))
+def status(node: Node, name: str = NAME) -> dict[str, Any]:
+    return dict(scene.looked_at(node.get("zis", name, "-n", scene.NAMESPACE)).get("status", {}))
 
 
-def condition(node: Node, kind: str) -> dict[str, str]:
-    return next((item for item in status(node).get("conditions", []) if item["type"] == kind), {})
+def condition(node: Node, kind: str, name: str = NAME) -> dict[str, str]:
+    return next((item for item in status(node, name).get("conditions", []) if item["type"] == kind), {})
 
 
-def becomes(node: Node, kind: str, reason: str, seconds: float = 120) -> None:
+def becomes(node: Node, kind: str, reason: str, seconds: float = 120, name: str = NAME) -> None:
     try:
-        scene.wait(lambda: condition(node, kind).get("reason") == reason, f"{kind} {reason}", seconds)
+        scene.wait(lambda: condition(node, kind, name).get("reason") == reason, f"{kind} {reason}", seconds)
     except AssertionError as error:
-        seen = [f"{item['type']} {item['reason']}: {item['message']}" for item in status(node).get("conditions", [])]
+        found = status(node, name).get("conditions", [])
+        seen = [f"{item['type']} {item['reason']}: {item['message']}" for item in found]
         raise AssertionError("\n".join([str(error), *seen])) from error
 
 
@@ -201,6 +204,60 @@ def test_a_cut_network_is_never_taken_for_a_wall(walled: Node) -> None:
     becomes(walled, "NetworkPolicyEnforced", "Enforced")
 
 
+# Answers everybody with 200: what a proxy that logs in itself looks like from outside.
+GREETER = """
+import http.server
+class Greeter(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("", 8443), Greeter).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def greeter(walled: Node) -> str:
+    """A pod in a namespace without policies, and its Service."""
+    place, marked = "elsewhere", {"app": "greeter"}
+    body = scene.restricted("localhost/probe:test", ["python3", "-c", GREETER])
+    head = {"name": "greeter", "namespace": place, "labels": marked}
+    ports = [{"port": 8443}]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": head, "spec": body}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": head, "spec": {"selector": marked, "ports": ports}}
+    walled.apply(pod, service)
+    walled.kubectl("-n", place, "wait", "--for=condition=Ready", "pod/greeter", "--timeout=120s")
+    return place
+
+
+def test_a_door_that_lets_strangers_in_is_seen_from_outside(walled: Node, greeter: str) -> None:
+    """Another route in front of ours answers for the whole host."""
+    services = [{"name": "greeter", "port": 8443}]
+    rule = {"kind": "Rule", "match": f"Host(`{scene.HOST}`)", "priority": 10_000, "services": services}
+    door = {
+        "apiVersion": "traefik.io/v1alpha1",
+        "kind": "IngressRoute",
+        "metadata": {"name": "door", "namespace": greeter},
+        "spec": {"entryPoints": ["websecure"], "routes": [rule], "tls": {}},
+    }
+    walled.apply(door)
+    becomes(walled, "AuthConfigured", "EdgeOpen")
+    assert "look for another route to this host" in condition(walled, "AuthConfigured")["message"]
+    walled.kubectl("-n", greeter, "delete", "ingressroute", "door")
+    becomes(walled, "AuthConfigured", "Loaded")
+
+
+def test_an_issuer_that_is_none_is_told(walled: Node, greeter: str) -> None:
+    """Keys by address, where a setting allows them. The reach of that egress is not shown: this node's DNS is no pod."""
+    url = f"https://greeter.{greeter}.svc.cluster.local:8443/keys"
+    jwt = {"issuer": "https://login.example.org", "audiences": ["zimage"], "jwks": {"url": url}}
+    empty = {"persistentVolumeClaim": {"claimName": "z-image-turbo", "path": "none"}}
+    body = resource(model=empty, auth={"jwt": jwt}, ingress=None, network={})
+    body["spec"] = {key: value for key, value in body["spec"].items() if value is not None}
+    walled.apply({**body, "metadata": {"name": "asking", "namespace": scene.NAMESPACE}})
+    becomes(walled, "AuthConfigured", "JWKSUnreachable", name="asking")
+    walled.kubectl("-n", scene.NAMESPACE, "delete", "zis", "asking")
+
+
 def test_without_an_engine_nothing_is_called_enforced_and_no_route_comes(walled: Node) -> None:
     with Node([images.operator_image(), images.worker_image()], policy="none") as bare:
         edge.traefik_crds_up(bare)
@@ -217,3 +274,9 @@ def test_without_an_engine_nothing_is_called_enforced_and_no_route_comes(walled:
         becomes(bare, "NetworkPolicyEnforced", "NotEnforced", 60)
         assert condition(bare, "IngressReady")["reason"] == "WaitingForEnforcement"
         assert not routed(bare)
+
+
+def test_each_reason_of_walls_was_caused_here(walled: Node) -> None:
+    """The last test of this file, of all that the ones before it have looked at."""
+    missing = WALLS - scene.SEEN
+    assert not missing

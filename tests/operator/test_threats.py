@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, get_args
 
 import pytest
 from prometheus_client import generate_latest
 from pydantic import BaseModel
 
+from cluster.api import Api
 from cluster.control_plane import CommandFailed, ControlPlane
+from laws import wait_for
 from support import ROOT, Operator, eventually, smallest
 from zimage_operator.__main__ import CONTROLLER, rendered
 from zimage_operator.bounds import Bounds, check, client_namespaces, origin
@@ -691,6 +695,84 @@ LARGE: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("part", LARGE)
 def test_t14_every_text_and_list_has_its_end(installed: ControlPlane, part: str) -> None:
     refused_by_both(installed, smallest(**LARGE[part]))
+
+
+FLOOD = 150
+# Sixteen workers that go on with the flood while the one change is brought in place, in a few requests.
+AT_ONCE = 75
+
+
+@contextmanager
+def flooded(cluster: ControlPlane, namespace: str) -> Iterator[None]:
+    """An author edits hundreds of resources without end; each costs the operator a reconcile and a write."""
+    kind = f"/apis/zimage.dev/v1alpha1/namespaces/{namespace}/zimageservices"
+    by_address = {"jwt": {**JWT, "jwks": {"url": "https://login.example.org/keys"}}}
+    stop, began = threading.Event(), threading.Semaphore(0)
+
+    def edit(part: int) -> None:
+        api = Api(cluster.kubeconfig)
+        names = [f"flood-{number}" for number in range(part, FLOOD, 4)]
+        for name in names:
+            api.request("POST", kind, smallest(name, namespace, ingress=None, auth=by_address))
+        began.release()
+        for replicas in itertools.cycle(range(2, 9)):
+            for name in names:
+                if stop.is_set():
+                    return
+                api.merge(f"{kind}/{name}", {"spec": {"replicas": replicas}})
+
+    threads = [threading.Thread(target=edit, args=(part,)) for part in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert all(began.acquire(timeout=120) for _ in threads), "the flood has begun"
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        Api(cluster.kubeconfig).request("DELETE", kind)
+
+
+@pytest.mark.control_plane
+def test_t14_a_flood_of_one_author_holds_up_nobody(operator: Operator, namespace: str) -> None:
+    """In the operator's own writes, not in seconds: how many for the flood come before the one for somebody else."""
+    cluster, place = operator.cluster, "t-quiet"
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": place}})
+    cluster.apply(smallest(namespace=place, ingress=None, replicas=0))
+    wait_for(cluster, place, "Ready")
+    with flooded(cluster, namespace):
+        for steps in range(11, 21):
+            patch = json.dumps({"spec": {"generation": {"maxSteps": steps}}})
+            cluster.kubectl("-n", place, "patch", "zis", "studio", "--type=merge", "-p", patch)
+            eventually(lambda steps=steps: steps_of(cluster, place) == str(steps), "the change is in place")  # type: ignore[misc]
+    # The last ten: its creation was one too.
+    before = list(passed_by(cluster, operator, namespace, place))[-10:]
+    cluster.kubectl("delete", "namespace", place, "--wait=false")
+    assert len(before) == 10
+    assert max(before) < AT_ONCE, before
+
+
+def steps_of(cluster: ControlPlane, place: str) -> str:
+    return str(cluster.get("cm", "studio", "-n", place)["data"]["ZIMAGE_MAX_STEPS"])
+
+
+def passed_by(cluster: ControlPlane, operator: Operator, flood: str, place: str) -> Iterator[int]:
+    """Of each change in `place`: how many statuses of the flood were written before it was brought in place."""
+    count, since = 0, None
+    ours = {entry["auditID"] for entry in operator.requests()}
+    for entry in cluster.audit():
+        target = entry.get("objectRef", {})
+        where, what = target.get("namespace"), target.get("resource")
+        if entry["verb"] != "patch":
+            continue
+        if entry["auditID"] not in ours and (where, what) == (place, "zimageservices"):
+            since = count
+        elif entry["auditID"] in ours and (where, what) == (flood, "zimageservices"):
+            count += 1
+        elif entry["auditID"] in ours and (where, what) == (place, "configmaps") and since is not None:
+            yield count - since
+            since = None
 
 
 def test_t14_the_schema_has_no_text_without_an_end() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from zimage_operator.api import Denied
 from zimage_operator.cluster import translate
-from zimage_operator.errors import Conflict, Rejected
+from zimage_operator.errors import ClaimsMissing, Conflict, KindMissing, Rejected
 from zimage_operator.manifest import Ref
 
 TARGET = Ref("Deployment", "team-a", "druid")
@@ -22,3 +22,19 @@ TARGET = Ref("Deployment", "team-a", "druid")
 )
 def test_only_the_uid_itself_makes_a_conflict(message: str, meaning: type[Exception]) -> None:
     assert type(translate(Denied(422, {"message": message}), TARGET)) is meaning
+
+
+@pytest.mark.parametrize(
+    ("kind", "meaning", "reason", "advice"),
+    [
+        ("ResourceClaimTemplate", ClaimsMissing, "DeviceClaimsUnsupported", "write gpu.resourceName instead"),
+        ("Middleware", KindMissing, "DialectUnsupported", "install the CRDs of the ingress controller"),
+    ],
+)
+def test_a_kind_that_is_not_served_is_said_with_what_to_do(
+    kind: str, meaning: type[KindMissing], reason: str, advice: str
+) -> None:
+    found = translate(Denied(404, {"message": "the server could not find the requested resource"}), Ref(kind, "a", "b"))
+    assert type(found) is meaning
+    assert found.reason == reason
+    assert advice in str(found)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from laws import conditions, wait_for
-from support import Operator, eventually, smallest
+from cluster.control_plane import CommandFailed, ControlPlane
+from laws import conditions, exists, wait_for
+from support import ROOT, Operator, claim, eventually, smallest
 
 pytestmark = pytest.mark.control_plane
 
@@ -52,3 +55,73 @@ def test_nowhere_to_run(operator: Operator, namespace: str) -> None:
     wait_for(cluster, namespace, "Unschedulable")
     cluster.apply(smallest(namespace=namespace, gpu={"count": 0}, scheduling={"topologySpread": []}))
     wait_for(cluster, namespace, "Ready")
+
+
+def test_a_volume_that_is_not_there_yet(operator: Operator, namespace: str) -> None:
+    cluster = operator.cluster
+    head = {"name": "later", "namespace": namespace}
+    # Nobody makes volumes here: bound to one by name, it waits for that one.
+    spec = {"accessModes": ["ReadWriteOnce"], "storageClassName": "", "resources": {"requests": {"storage": "1Gi"}}}
+    wanted = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": head}
+    cluster.apply({**wanted, "spec": {**spec, "volumeName": f"{namespace}-later"}})
+    model = {"persistentVolumeClaim": {"claimName": "later"}}
+    cluster.apply(smallest(namespace=namespace, gpu={"count": 0}, model=model))
+    wait_for(cluster, namespace, "VolumePending")
+    assert "the model's volume is not bound yet" in conditions(cluster, namespace)["Ready"]["message"]
+    claim(cluster, namespace, "later")
+    wait_for(cluster, namespace, "Ready")
+
+
+def test_an_edge_that_nobody_has_taught_us(operator: Operator, namespace: str) -> None:
+    cluster, name = operator.cluster, f"other-{namespace}"
+    head = {"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": name}}
+    cluster.apply({**head, "spec": {"controller": "example.org/router"}})
+    ingress = {"host": "img.example.org", "className": name, "tls": {"secretName": "img-tls"}}
+    cluster.apply(smallest(namespace=namespace, replicas=0, ingress=ingress))
+    wait_for(cluster, namespace, "DialectUnsupported", "IngressReady")
+    assert "example.org/router, which is not supported" in conditions(cluster, namespace)["IngressReady"]["message"]
+    cluster.kubectl("delete", "ingressclass", name)
+
+
+MODEL_RULES = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/model/x-kubernetes-validations"
+
+
+@pytest.fixture
+def loose(installed: ControlPlane) -> Iterator[ControlPlane]:
+    """The API server takes a model without a source, as one of an older version of ours might have."""
+    patch = json.dumps([{"op": "remove", "path": MODEL_RULES}])
+    installed.kubectl("patch", "crd", "zimageservices.zimage.dev", "--type=json", "-p", patch)
+    eventually(lambda: takes(installed, smallest("trial", model={})), "the rule is gone")
+    yield installed
+    installed.kubectl("apply", "--server-side", "--force-conflicts", "-f", ROOT / "crds")
+    eventually(lambda: not takes(installed, smallest("trial", model={})), "the rule is back")
+
+
+def takes(cluster: ControlPlane, body: dict[str, Any]) -> bool:
+    try:
+        cluster.kubectl("create", "--dry-run=server", "-f", "-", input=json.dumps(body))
+    except CommandFailed:
+        return False
+    return True
+
+
+def test_a_spec_that_got_past_admission_stalls_and_what_stands_stays(
+    operator: Operator, namespace: str, loose: ControlPlane
+) -> None:
+    good = smallest(namespace=namespace, ingress=None, replicas=0)
+    loose.apply(good)
+    wait_for(loose, namespace, "Ready")
+    before = loose.get("deploy", "studio", "-n", namespace)["spec"]
+    patch = json.dumps([{"op": "replace", "path": "/spec/model", "value": {}}])
+    loose.kubectl("-n", namespace, "patch", "zis", "studio", "--type=json", "-p", patch)
+    wait_for(loose, namespace, "InvalidSpec")
+    found = conditions(loose, namespace)
+    assert found["Stalled"]["reason"] == "InvalidSpec"
+    assert found["Ready"]["message"].startswith("spec.model: write exactly one source of the model")
+    assert loose.get("deploy", "studio", "-n", namespace)["spec"] == before
+    assert exists(loose, namespace, "netpol")
+    # Nobody else is held up.
+    loose.apply(smallest("another", namespace, ingress=None, replicas=0))
+    wait_for(loose, namespace, "Ready", name="another")
+    loose.apply(good)
+    wait_for(loose, namespace, "Ready")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 
 import pytest
 
 from cluster.ports import free_port
 from zimage_operator import verify
-from zimage_operator.observed import PodFacts
-from zimage_operator.verify import isolated, probe
+from zimage_operator.observed import PodFacts, Posture, Problem, Report
+from zimage_operator.verify import isolated, probe, settled
 
 POD = PodFacts("a", "p", "u", "studio", "r", "127.0.0.1", "Running", True, False, "", "", "", "", None)
 UNREADY = PodFacts("a", "p", "u", "studio", "r", "127.0.0.1", "Running", False, False, "", "", "", "", None)
@@ -71,6 +72,16 @@ async def test_a_port_that_closes_while_it_is_confirmed_was_not_open(monkeypatch
     monkeypatch.setattr(verify, "connects", connects)
     monkeypatch.setattr(verify, "CONFIRM_SECONDS", 0)
     assert await isolated(POD) == "blocked"
+
+
+LOADING = Posture("Basic", 1, (), False, (), None, (), True, (), "load")
+
+
+@pytest.mark.parametrize(("isolation", "rests"), [("blocked", True), ("untested", False), ("open", False)])
+def test_only_a_worker_that_serves_behind_its_wall_is_left_in_peace(isolation: str, rests: bool) -> None:
+    """One that loads says nothing when it fails: it has to be asked, or nobody hears of it before the next round."""
+    assert settled(Report(isolation, LOADING)) is rests
+    assert not settled(Report(isolation, replace(LOADING, model_problems=(Problem("ModelLoadFailed", "m"),))))
 
 
 async def test_a_pod_that_is_not_ready_is_not_tested(ports: Callable[[int, int], None]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from cluster import binaries
 from laws import assert_lawful, conditions, wait_for
+from reasons import CONTROL_PLANE
 from recorder import Recorder
 from support import Operator
 from zimage_operator.names import STATUS_MANAGER
@@ -50,8 +51,15 @@ def test_kstatus_agrees_with_every_status_of_the_run(statuses: Recorder, slow: s
     assert {"InProgress", "Failed"} <= set(judged.values())
 
 
+def test_each_reason_was_caused_by_some_test(statuses: Recorder, slow: str) -> None:
+    """Of the group that needs no node; reasons.py says where the others are caused."""
+    seen = {one["reason"] for item in told(statuses) for one in item["status"].get("conditions", [])}
+    assert CONTROL_PLANE - seen == set()
+
+
 def told(statuses: Recorder) -> list[dict[str, Any]]:
     """Every status that the operator wrote itself: what others forge stands for a moment (test_threats.py)."""
+    statuses.catch_up()
     return [item for item in statuses.versions() if not forged(item)]
 
 

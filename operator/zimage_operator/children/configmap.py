@@ -51,6 +51,8 @@ def settings(service: ZImageService) -> dict[str, str]:
         "ZIMAGE_MAX_IMAGES": spec.generation.max_images,
     }
     values |= auth_settings(service.auth)
+    if spec.gpu.count and spec.gpu.memory:
+        values["ZIMAGE_GPU_MEMORY"] = spec.gpu.memory
     if ingress:
         values["ZIMAGE_CERTIFICATE_FILE"] = CERTIFICATE_FILE
     return {name: str(value) for name, value in values.items()}

@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from ..memory_plan import CONTEXT_BYTES, GIB, TILE_PX, TOKEN_PX, ModelShape, Plan, Strategy, Work, plan
+from ..memory_plan import CONTEXT_BYTES, GIB, TILE_PX, TOKEN_PX, ModelShape, Strategy, serving
 from ..shape_files import ShapeUnknown, shape_in
-from .prompts import TOKENS_MAX
 
 log = logging.getLogger("zimage.engine")
 
@@ -67,10 +66,10 @@ def decided(shape: ModelShape, gpu_bytes: int, most_pixels: int) -> Placement:
     Raises:
         DoesNotFit: nothing fits.
     """
-    wanted = planned(shape, gpu_bytes, most_pixels)
+    wanted = serving(shape, gpu_bytes, most_pixels)
     found = wanted
     if not wanted.chosen and wanted.largest_pixels_of_any:
-        found = planned(shape, gpu_bytes, wanted.largest_pixels_of_any)
+        found = serving(shape, gpu_bytes, wanted.largest_pixels_of_any)
         log.warning(
             "ZIMAGE_MAX_PIXELS is %d, and %d fit into %.1f GiB of GPU memory: larger pictures are refused",
             most_pixels, found.largest_pixels, gpu_bytes / GIB,
@@ -87,13 +86,6 @@ def decided(shape: ModelShape, gpu_bytes: int, most_pixels: int) -> Placement:
         chosen.strategy, chosen.needed_bytes / GIB, gpu_bytes / GIB, chosen.host_bytes / GIB, found.largest_pixels,
     )  # fmt: skip
     return Placement(chosen.strategy, gpu_bytes, found.largest_pixels)
-
-
-def planned(shape: ModelShape, gpu_bytes: int, pixels: int) -> Plan:
-    """For a square of so many pixels; pictures are made one at a time, and any may have guidance."""
-    side = isqrt(pixels)
-    side += (-side) % TOKEN_PX if side * side < pixels else 0
-    return plan(shape, Work(side, side, guided=True, prompt_tokens=TOKENS_MAX), gpu_bytes)
 
 
 def place(pipeline: Any, device: str, placement: Placement | None) -> None:
