@@ -46,7 +46,9 @@ def goldens() -> dict[Path, str]:
 
 def children(path: Path) -> str:
     """Give the children of one resource as YAML documents, in the order of application."""
-    return documents(rendered(yaml.safe_load(path.read_text()), CONTROLLER))
+    controller = path.with_name("controller")
+    named = controller.read_text().strip() if controller.exists() else ""
+    return documents(rendered(yaml.safe_load(path.read_text()), named))
 
 
 def documents(items: list[Manifest]) -> str:
@@ -62,11 +64,12 @@ ABOUT_ROLES = """\
 # The operator for one namespace, with Roles only: in place of operator/install.yaml (made from it by make generate).
 # For more namespaces repeat the Role and the RoleBinding of team-a, and list them all in
 # ZIMAGE_OPERATOR_WATCH_NAMESPACES. What it cannot do without a ClusterRole: look up IngressClasses (write them into
-# ZIMAGE_OPERATOR_INGRESS_CLASSES) and notice CRDs that are installed after its start (restart it then).
+# ZIMAGE_OPERATOR_INGRESS_CLASSES) and GatewayClasses (so no spec.gateway), and notice CRDs that are installed
+# after its start (restart it then).
 """
 PLACE = "team-a"
 # Resources that belong to no namespace: no Role can give them.
-CLUSTER_WIDE = {"ingressclasses", "customresourcedefinitions"}
+CLUSTER_WIDE = {"ingressclasses", "gatewayclasses", "customresourcedefinitions"}
 
 
 def namespaced() -> list[Manifest]:

@@ -48,7 +48,13 @@ def audited(name: str, group: str, version: str, plural: str, *, optional: bool 
 
 SERVICES = Kind(KIND, GROUP, VERSION, PLURAL)
 PODS = Kind("Pod", "", "v1", "pods", POD_SELECTOR)
-INGRESS_CLASSES = Kind("IngressClass", "networking.k8s.io", "v1", "ingressclasses", namespaced=False)
+GATEWAY_API = "gateway.networking.k8s.io"
+# What belongs to the cluster's administrators: the ways in (entrances.py).
+ENTRANCES = (
+    Kind("IngressClass", "networking.k8s.io", "v1", "ingressclasses", namespaced=False),
+    Kind("GatewayClass", GATEWAY_API, "v1", "gatewayclasses", namespaced=False, optional=True),
+    Kind("Gateway", GATEWAY_API, "v1", "gateways", optional=True),
+)
 # Created, never read: neither listed nor watched.
 SECRETS = Kind("Secret", "", "v1", "secrets")
 # In the order of application; deleted in reverse.
@@ -62,22 +68,40 @@ CHILDREN = (
     audited("Service", "", "v1", "services"),
     child("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets"),
     child("HorizontalPodAutoscaler", "autoscaling", "v2", "horizontalpodautoscalers"),
+    child("Certificate", "cert-manager.io", "v1", "certificates", optional=True),
     child("TLSOption", "traefik.io", "v1alpha1", "tlsoptions", optional=True),
     child("Middleware", "traefik.io", "v1alpha1", "middlewares", optional=True),
+    child("Policy", "k8s.nginx.org", "v1", "policies", optional=True),
+    child("SecurityPolicy", "gateway.envoyproxy.io", "v1alpha1", "securitypolicies", optional=True),
+    child("BackendTrafficPolicy", "gateway.envoyproxy.io", "v1alpha1", "backendtrafficpolicies", optional=True),
     audited("Ingress", "networking.k8s.io", "v1", "ingresses"),
+    audited("HTTPRoute", GATEWAY_API, "v1", "httproutes", optional=True),
 )
 # What others may publish a service by.
 ROUTES = (
-    audited("HTTPRoute", "gateway.networking.k8s.io", "v1", "httproutes", optional=True),
     audited("IngressRoute", "traefik.io", "v1alpha1", "ingressroutes", optional=True),
     audited("IngressRouteTCP", "traefik.io", "v1alpha1", "ingressroutetcps", optional=True),
 )
-WATCHED = (SERVICES, INGRESS_CLASSES, PODS, *CHILDREN, *ROUTES)
+WATCHED = (SERVICES, *ENTRANCES, PODS, *CHILDREN, *ROUTES)
 
 
 def watched(*, everywhere: bool) -> tuple[Kind, ...]:
     """Give the kinds to watch: with Roles only, what belongs to no namespace cannot be read."""
     return tuple(kind for kind in WATCHED if everywhere or kind.namespaced)
 
+
+# How the API of an optional kind comes into a cluster, by its group.
+INSTALL = {
+    "traefik.io": "kubectl apply --server-side -f https://raw.githubusercontent.com/traefik/traefik/v3.7/"
+    "docs/content/reference/dynamic-configuration/kubernetes-crd-definition-v1.yml",
+    "k8s.nginx.org": "kubectl apply --server-side -f https://raw.githubusercontent.com/nginx/kubernetes-ingress/"
+    "v5.5.4/deploy/crds.yaml",
+    GATEWAY_API: "kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api/releases/download/"
+    "v1.6.1/standard-install.yaml",
+    "gateway.envoyproxy.io": "helm install eg oci://docker.io/envoyproxy/gateway-helm --version v1.9.0 "
+    "-n envoy-gateway-system --create-namespace",
+    "cert-manager.io": "kubectl apply -f https://github.com/cert-manager/cert-manager/releases/download/v1.21.1/"
+    "cert-manager.yaml",
+}
 
 BY_NAME = {kind.name: kind for kind in (*WATCHED, SECRETS)}

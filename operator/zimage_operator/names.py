@@ -64,7 +64,9 @@ SIGNING_KEY = "key"
 CERTIFICATE_MOUNT = "/etc/zimage/certificate"
 CERTIFICATE_KEY = "tls.crt"
 
-# The Ingress NAME-this publishes POST /token.
+# cert-manager's Certificate NAME-this, and the Secret of that name that it fills.
+TLS = "tls"
+# The route NAME-this publishes POST /token.
 SIGN_IN = "token"
 
 # Generated credentials: NAME-this. The first two are Secrets, the other two ConfigMaps (credentials.py).
