@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from cluster import packages
 from issuer import AUDIENCE, ISSUER, Issuer
 from worker.conftest import SECRET_LINE, Worker, eventually, tiny_model
 from zimage_operator.names import HTTP_PORT
 
-from . import traefik
+from . import nginx, traefik
 from .api_stub import ApiStub, serving
 from .client import Edge
 from .requests_table import LIMIT
@@ -28,7 +30,10 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "traefik": ("traefik.io/ingress-controller", {"className": "traefik", "tls": {"secretName": "img-tls"}}),
     "ingress-nginx": ("k8s.io/ingress-nginx", {"className": "nginx", "tls": {"secretName": "img-tls"}}),
     "gateway-traefik": ("traefik.io/gateway-controller", GATEWAY),
+    "f5-nginx": ("nginx.org/ingress-controller", {"className": "f5", "tls": {"secretName": "img-tls"}}),
+    "plain": ("projectcontour.io/contour", {"className": "contour", "tls": {"secretName": "img-tls"}}),
 }
+OF_TRAEFIK, OF_NGINX = ("traefik", "ingress-nginx", "gateway-traefik"), ("f5-nginx", "plain")
 
 
 def cannot(why: str) -> None:
@@ -77,7 +82,7 @@ def workers(
 def api(town: Town) -> Iterator[tuple[ApiStub, str]]:
     """The API server of the edges, with everything that the operator writes for them."""
     stub = ApiStub()
-    for name in WAYS:
+    for name in OF_TRAEFIK:
         stub.apply(town.users(name, SECRET_LINE), *town.objects(name))
     with serving(stub) as address:
         yield stub, address
@@ -93,11 +98,32 @@ def traefiks(
     folder = tmp_path_factory.mktemp("traefik")
     with traefik.running(api[1], town.hosts_file(), folder) as ports:
         api[0].apply(*traefik.entrances(ports["websecure"]))
-        edges = {name: edge(name, town, workers, issuer, ports, folder / "access.log") for name in WAYS}
-        for one in edges.values():
-            for service in one.hosts:
-                eventually(lambda one=one, service=service: one.ask(service).status_code in {401, 403})
+        edges = {name: edge(name, town, workers, issuer, ports, folder / "access.log") for name in OF_TRAEFIK}
+        await_all(edges)
         yield edges
+
+
+@pytest.fixture(scope="session")
+def nginxes(town: Town, workers: dict[str, Worker], issuer: Issuer, tmp_path_factory: Any) -> Iterator[dict[str, Edge]]:
+    """Two edges of Debian's nginx, in the place of controllers that cannot run here."""
+    if not nginx.program():
+        if os.geteuid() != 0 or not shutil.which("dpkg-query"):
+            cannot("nginx is missing; on Debian: apt-get install nginx")
+        packages.ensure(("nginx",))
+    with ExitStack() as ends:
+        edges = {}
+        for name in OF_NGINX:
+            folder = tmp_path_factory.mktemp(name)
+            ports = ends.enter_context(nginx.running(name, town, folder))
+            edges[name] = edge(name, town, workers, issuer, ports, folder / "access.log")
+        yield edges
+
+
+def await_all(edges: dict[str, Edge]) -> None:
+    """Wait until every host is served: a proxy takes its objects in one by one."""
+    for one in edges.values():
+        for service in one.hosts:
+            eventually(lambda one=one, service=service: one.ask(service).status_code in {401, 403})
 
 
 def edge(name: str, town: Town, workers: dict[str, Worker], issuer: Issuer, ports: dict[str, int], log: Path) -> Edge:

@@ -83,6 +83,8 @@ class Town:
         for key, service in self.services[name].items():
             edge = dialect(service, controller)
             assert edge
+            if edge.lacks(service):
+                continue  # the operator publishes no such service
             yield from map(with_namespace, [*edge.helpers(service), *edge.routes(service)])
             yield from self.behind(name, key)
 

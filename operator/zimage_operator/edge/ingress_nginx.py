@@ -61,12 +61,6 @@ def protections(service: ZImageService, *, asks: bool) -> dict[str, str]:
     if wanted.allowed_source_ranges:
         values["whitelist-source-range"] = ",".join(wanted.allowed_source_ranges)
     if asks and checked(service):
-        values |= authentication(service)
+        # Passwords too: behind `auth-type: basic` Traefik's provider keeps them from the worker, who checks again.
+        values |= {"auth-url": verify_address(service), "auth-method": "GET"}
     return {f"{PREFIX}{name}": value for name, value in values.items()}
-
-
-def authentication(service: ZImageService) -> dict[str, str]:
-    """Give who asks for credentials: passwords alone are checked here; where a token may come, the worker is asked."""
-    if service.auth.in_force == "Basic" and not service.auth.tokens:
-        return {"auth-type": "basic", "auth-secret": service.basic_secret, "auth-realm": "zimage"}
-    return {"auth-url": verify_address(service), "auth-method": "GET"}
