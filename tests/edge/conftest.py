@@ -25,6 +25,10 @@ from .town import Town
 # The worker's own fixture.
 __all__ = ["tiny_model"]
 
+INJECTED = Path(__file__).parents[1] / "worker" / "injected.py"
+# torch alone takes two minutes where several suites run on two cores.
+START_SECONDS = 600
+
 GATEWAY = {"parentRef": {"name": "edge", "sectionName": "https"}}
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "traefik": ("traefik.io/ingress-controller", {"className": "traefik", "tls": {"secretName": "img-tls"}}),
@@ -57,7 +61,8 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Town:
 def workers(
     town: Town, issuer: Issuer, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Worker]]:
-    """One whose limits nobody meets, and one with those of "limited"; both take passwords and tokens."""
+    """One whose limits nobody meets, and one with those of "limited", where no picture is made: its engine is the
+    instant one. Both take passwords and tokens."""
     made: dict[str, Worker] = {}
     for key, rate in (("any", {"requestsPerMinute": 100000, "burst": 100000}), ("limited", LIMIT)):
         folder = tmp_path_factory.mktemp(f"worker-{key}")
@@ -69,12 +74,13 @@ def workers(
             ZIMAGE_RATE_LIMIT_PER_MINUTE=str(rate["requestsPerMinute"]), ZIMAGE_RATE_LIMIT_BURST=str(rate["burst"]),
         )  # fmt: skip
         made[key].htpasswd.write_text(SECRET_LINE)
+    made["limited"].command = [str(INJECTED), "fake"]
     with ExitStack() as ends:
         for one in made.values():
             ends.callback(one.end)
             one.start()
         for one in made.values():
-            one.ready()
+            eventually(one.is_ready, START_SECONDS)
         yield made
 
 

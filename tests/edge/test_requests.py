@@ -11,6 +11,8 @@ from .conftest import OF_NGINX
 from .given import GIVEN, table
 from .requests_table import ROWS, check, title
 
+# The time limit is for the row: the first one waits for all programs.
+pytestmark = pytest.mark.timeout(300, func_only=True)
 EDGES = list(GIVEN)
 
 
