@@ -284,6 +284,8 @@ def smuggling(edge: Edge) -> str:
         assert (answer.status_code, answer.headers["x-request-id"]) == (200, name)
     name = re.compile(rf"smuggled-{re.escape(edge.name)}-\w+")
     reached, seen = (set(name.findall(log())) for log in (edge.worker_log, edge.edge_log))
+    # Some of them every edge takes for a second request, rightly: the names are found where they have to be.
+    assert seen
     assert reached <= seen, f"the worker was asked what the edge never saw: {sorted(reached - seen)}"
     return "edge"
 
