@@ -20,13 +20,13 @@ from .crd import definition
 from .edge import dialect
 from .errors import BadSettings, InvalidSpec
 from .manifest import Environment, Manifest, stamped
-from .names import API_VERSION, KIND
+from .names import API_VERSION, KIND, TRAEFIK_CONTROLLER
 from .spec import parse
 
 # Offline there is no API server that gives one.
 NO_UID = "00000000-0000-0000-0000-000000000000"
 # What `render` takes the class's controller to be: offline nobody can look it up.
-CONTROLLER, GATEWAY_CONTROLLER = "traefik.io/ingress-controller", "traefik.io/gateway-controller"
+CONTROLLER, GATEWAY_CONTROLLER = TRAEFIK_CONTROLLER, "traefik.io/gateway-controller"
 USAGE = 2
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .manifest import Key
+from .names import SAFE_NAMING, SAFE_NAMING_ANNOTATION, TRAEFIK_CONTROLLER
 from .spec import Gateway, ZImageService
 
 Raw = Mapping[str, Any]
@@ -66,7 +67,7 @@ class Entrances:
             return {key} if changed(self.gateways, key, None if deleted else read_gateway(item)) else set()
         name = head["name"]
         if kind == "IngressClass":
-            return {(name,)} if changed(self.classes, name, None if deleted else spec.get("controller", "")) else set()
+            return {(name,)} if changed(self.classes, name, None if deleted else read_class(item)) else set()
         if not changed(self.gateway_classes, name, None if deleted else spec.get("controllerName", "")):
             return set()
         return {key for key, facts in self.gateways.items() if facts.class_name == name}
@@ -123,6 +124,13 @@ def named(body: Raw) -> tuple[str, ...]:
     if parent:
         return (str(parent.get("namespace") or body["metadata"]["namespace"]), str(parent.get("name") or ""))
     return (str((spec.get("ingress") or {}).get("className") or ""),)
+
+
+def read_class(item: Raw) -> str:
+    """Read an IngressClass's controller, and how it wants to be spoken to."""
+    controller = str((item.get("spec") or {}).get("controller", ""))
+    noted = (item["metadata"].get("annotations") or {}).get(SAFE_NAMING_ANNOTATION) == "true"
+    return f"{controller}{SAFE_NAMING}" if noted and controller == TRAEFIK_CONTROLLER else controller
 
 
 def read_gateway(item: Raw) -> GatewayFacts:

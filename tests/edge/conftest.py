@@ -14,7 +14,7 @@ import pytest
 from cluster import packages
 from issuer import AUDIENCE, ISSUER, Issuer
 from worker.conftest import SECRET_LINE, Worker, eventually, tiny_model
-from zimage_operator.names import HTTP_PORT
+from zimage_operator.names import HTTP_PORT, SAFE_NAMING
 
 from . import nginx, traefik
 from .api_stub import ApiStub, serving
@@ -32,6 +32,10 @@ START_SECONDS = 600
 GATEWAY = {"parentRef": {"name": "edge", "sectionName": "https"}}
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "traefik": ("traefik.io/ingress-controller", {"className": "traefik", "tls": {"secretName": "img-tls"}}),
+    "traefik-safe": (
+        f"traefik.io/ingress-controller{SAFE_NAMING}",
+        {"className": "safe", "tls": {"secretName": "img-tls"}},
+    ),
     "ingress-nginx": ("k8s.io/ingress-nginx", {"className": "nginx", "tls": {"secretName": "img-tls"}}),
     "gateway-traefik": ("traefik.io/gateway-controller", GATEWAY),
     "f5-nginx": ("nginx.org/ingress-controller", {"className": "f5", "tls": {"secretName": "img-tls"}}),
@@ -88,7 +92,7 @@ def workers(
 def api(town: Town) -> Iterator[tuple[ApiStub, str]]:
     """The API server of the edges, with everything that the operator writes for them."""
     stub = ApiStub()
-    for name in OF_TRAEFIK:
+    for name in (*OF_TRAEFIK, "traefik-safe"):
         stub.apply(town.users(name, SECRET_LINE), *town.objects(name))
     with serving(stub) as address:
         yield stub, address

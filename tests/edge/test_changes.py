@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from threading import Event, Thread
 
 import bcrypt
@@ -13,6 +15,7 @@ import pytest
 from worker.conftest import SECRET_LINE, Worker
 from zimage_operator.entrances import Verdict, read_verdict
 
+from . import traefik
 from .api_stub import ApiStub
 from .client import ALICE, USER, Edge, eventually
 from .conftest import OF_TRAEFIK
@@ -93,6 +96,23 @@ def test_while_no_worker_is_ready_the_answer_is_503_and_names_no_software(
 
 def only(answer, statuses: set[int]):
     return answer if answer.status_code in statuses else None
+
+
+def test_traefik_with_safe_naming_finds_what_protects_the_route(
+    api: tuple[ApiStub, str], town: Town, traefiks: dict[str, Edge], tmp_path: Path
+) -> None:
+    """The other of its two ways to name a Middleware, on a Traefik of its own."""
+    usual = traefiks["traefik"]
+    with traefik.running(api[1], town.hosts_file(), tmp_path, "safe") as ports:
+        port = ports["websecure"]
+        safe = replace(
+            usual, name="traefik-safe", https_port=port, http_port=ports["web"], hosts=town.hosts("traefik-safe")
+        )
+        eventually(lambda: safe.ask("basic").status_code == 401, "it serves")
+        assert safe.ask("basic", auth=ALICE).status_code == 200
+        assert safe.ask("narrow", auth=ALICE).status_code == 403
+        # What is named the other way is not found, and closed.
+        assert replace(safe, hosts=town.hosts("traefik")).ask("basic", auth=ALICE).status_code == 404
 
 
 def test_the_gateway_says_of_every_route_that_it_takes_it(traefiks: dict[str, Edge], town: Town, stub: ApiStub) -> None:

@@ -33,7 +33,8 @@ def entrances(port: int) -> list[dict[str, Any]]:
         "tls": {"mode": "Terminate", "certificateRefs": [{"group": "", "kind": "Secret", "name": "img-tls"}]},
         "allowedRoutes": {"namespaces": {"from": "Same"}},
     }
-    classes = {"traefik": "traefik.io/ingress-controller", "nginx": "k8s.io/ingress-nginx"}
+    traefik = "traefik.io/ingress-controller"
+    classes = {"traefik": traefik, "safe": traefik, "nginx": "k8s.io/ingress-nginx"}
     return [
         *({"apiVersion": networking, "kind": "IngressClass", "metadata": {"name": name}, "spec": {"controller": text}}
           for name, text in classes.items()),
@@ -45,7 +46,7 @@ def entrances(port: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def arguments(api: str, ports: dict[str, int], log: Path) -> list[str]:
+def arguments(api: str, ports: dict[str, int], log: Path, class_name: str) -> list[str]:
     """As a platform team would run it: forwarded headers trusted from nobody, aliases of headers deleted."""
     secure = "--entrypoints.websecure.http"
     return [
@@ -54,7 +55,8 @@ def arguments(api: str, ports: dict[str, int], log: Path) -> list[str]:
         f"{secure}.aliasheadersstrategy=delete",
         f"--providers.kubernetescrd.endpoint={api}", "--providers.kubernetescrd.token=x",
         f"--providers.kubernetesingress.endpoint={api}", "--providers.kubernetesingress.token=x",
-        "--providers.kubernetesingress.ingressclass=traefik",
+        f"--providers.kubernetesingress.ingressclass={class_name}",
+        f"--providers.kubernetescrd.safenaming={str(class_name == 'safe').lower()}",
         f"--providers.kubernetesingressnginx.endpoint={api}", "--providers.kubernetesingressnginx.token=x",
         f"--providers.kubernetesgateway.endpoint={api}", "--providers.kubernetesgateway.token=x",
         "--providers.providersthrottleduration=100ms",
@@ -65,11 +67,11 @@ def arguments(api: str, ports: dict[str, int], log: Path) -> list[str]:
 
 
 @contextmanager
-def running(api: str, hosts_file: str, folder: Path) -> Iterator[dict[str, int]]:
+def running(api: str, hosts_file: str, folder: Path, class_name: str = "traefik") -> Iterator[dict[str, int]]:
     """Run it with the cluster's names in /etc/hosts, in a mount namespace of its own; gives its ports."""
     ports = dict(zip(ENTRYPOINTS, free_ports(2), strict=True))
     (folder / "hosts").write_text(hosts_file)
-    traefik = [str(program()), *arguments(api, ports, folder / "access.log")]
+    traefik = [str(program()), *arguments(api, ports, folder / "access.log", class_name)]
     own = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
     script = f'mount --bind {folder}/hosts /etc/hosts && exec "$@"'
     with (folder / "out").open("wb") as out:

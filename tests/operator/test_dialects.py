@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from support import smallest
-from zimage_operator.edge import GATEWAYS, INGRESSES, Dialect, gateway, plain
+from zimage_operator.edge import GATEWAYS, INGRESSES, Dialect, dialect, gateway, plain
 from zimage_operator.entrances import Entrance, Entrances, Verdict, read_verdict
 from zimage_operator.errors import InvalidSpec
 from zimage_operator.manifest import Manifest
@@ -16,6 +16,7 @@ from zimage_operator.spec import ZImageService, parse
 
 OF_INGRESSES: list[Dialect] = [*INGRESSES.values(), plain]
 OF_GATEWAYS: list[Dialect] = [*GATEWAYS.values(), gateway]
+SAFE = INGRESSES["traefik.io/ingress-controller+safe-naming"]
 DIALECTS = [*OF_INGRESSES, *OF_GATEWAYS]
 PARENT = {"name": "edge", "namespace": "dmz", "sectionName": "https"}
 JWT = {"issuer": "https://login.example.org", "audiences": ["zimage"], "jwks": {"secretName": "studio-jwks"}}
@@ -91,6 +92,19 @@ def test_nothing_crosses_a_namespace(edge: Dialect) -> None:
         assert item["metadata"]["namespace"] == "team-a"
         spec = {key: value for key, value in item["spec"].items() if key != "parentRefs"}
         assert "'namespace'" not in str(spec)
+
+
+def test_the_class_says_how_traefik_names_its_middlewares() -> None:
+    seen, service = Entrances(), behind(SAFE)
+    item: Manifest = {"metadata": {"name": "edge"}, "spec": {"controller": "traefik.io/ingress-controller"}}
+    seen.observe("IngressClass", item, deleted=False)
+    assert dialect(service, seen.entrance(service).controller) is INGRESSES["traefik.io/ingress-controller"]
+    noted = {"name": "edge", "annotations": {"zimage.dev/traefik-safe-naming": "true"}}
+    assert seen.observe("IngressClass", {**item, "metadata": noted}, deleted=False) == {("edge",)}
+    assert dialect(service, seen.entrance(service).controller) is SAFE
+    notes = SAFE.routes(service)[0]["metadata"]["annotations"]
+    assert "team-a_studio-auth@kubernetescrd" in notes["traefik.ingress.kubernetes.io/router.middlewares"].split(",")
+    assert notes["traefik.ingress.kubernetes.io/router.tls.options"] == "team-a_studio-tls@kubernetescrd"
 
 
 def test_ingress_nginx_is_told_of_its_end() -> None:

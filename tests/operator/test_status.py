@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import smallest
-from zimage_operator.entrances import Entrance, Entrances
-from zimage_operator.errors import Issuing, NotOwned
+from zimage_operator.entrances import Entrance, Entrances, Verdict
+from zimage_operator.errors import CertManagerMissing, Issuing, NotOwned
 from zimage_operator.exposure import Exposure, Hole
 from zimage_operator.manifest import Ref
 from zimage_operator.names import MAX_EXPOSURES
@@ -347,3 +347,60 @@ def test_the_laws_hold_for_all_facts(
     assert ("lastProbeTime" in document) == (isolation != "untested" and facts is not None)
     # The second pass over its own result changes nothing.
     assert status(service, seen, document, NOW + timedelta(hours=1)) == document
+
+
+ISSUED = parse(
+    smallest(
+        namespace="team-a",
+        ingress={"host": "img.example.org", "className": "traefik", "tls": {"issuerRef": {"name": "ca"}}},
+    )
+)
+CERTIFICATE = Ref("Certificate", "team-a", "studio-tls")
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason", "told"),
+    [
+        ({"verdicts": {}}, "Issuing", "Issuer ca exists"),
+        ({"verdicts": {CERTIFICATE: Verdict("refused", "Failed: no")}}, "Issuing", "Failed: no"),
+        ({"verdicts": {CERTIFICATE: Verdict("accepted")}}, "Loaded", "Secret studio-tls"),
+        (
+            {"refused": (CertManagerMissing("Certificate", "studio-tls", "install it: …"),)},
+            "CertManagerMissing",
+            "install it",
+        ),
+    ],
+)
+def test_a_certificate_is_waited_for_with_what_cert_manager_says(facts: Any, reason: str, told: str) -> None:
+    condition = found(observed(**facts), ISSUED)["CertificateReady"]
+    assert condition["reason"] == reason
+    assert told in condition["message"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status", "reason"),
+    [
+        (Verdict("accepted"), "True", "Published"),
+        (Verdict("pending"), "Unknown", "WaitingForGateway"),
+        (Verdict("refused", "NotAllowedByListeners: no"), "False", "RefusedByEdge"),
+    ],
+)
+def test_a_route_is_published_when_the_gateway_takes_it(verdict: Verdict, status: str, reason: str) -> None:
+    parent = {"name": "edge", "namespace": "dmz", "sectionName": "https"}
+    service = parse(
+        smallest(namespace="team-a", ingress=None, gateway={"host": "img.example.org", "parentRef": parent})
+    )
+    route = Ref("HTTPRoute", "team-a", "studio")
+    facts = observed(existing=ALL | {route}, verdicts={route: verdict}, entrance=Entrance("c", dialect="gateway"))
+    condition = found(facts, service)["IngressReady"]
+    assert (condition["status"], condition["reason"]) == (status, reason)
+    assert "CertificateReady" not in found(facts, service)
+
+
+def test_the_status_says_what_the_workers_alone_do() -> None:
+    entrance = Entrance("c", dialect="plain", left=("auth", "rateLimit"), note="strangers reach the worker's login")
+    message = found(observed(entrance=entrance))["IngressReady"]["message"]
+    assert "by plain; by the workers alone: auth, rateLimit; strangers reach the worker's login" in message
+    lacking = replace(entrance, reason="DialectUnsupported", message="allowedSourceRanges is written", unsafe=True)
+    assert unprotected(SERVICE, observed(entrance=lacking))
+    assert withheld(SERVICE, observed(entrance=lacking), NOW).reason == "DialectUnsupported"

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from ..manifest import Manifest
+from ..names import SAFE_NAMING, TRAEFIK_CONTROLLER
 from ..spec import ZImageService
-from . import f5_nginx, gateway, gateway_envoy, gateway_traefik, ingress_nginx, plain, traefik
+from . import f5_nginx, gateway, gateway_envoy, gateway_traefik, ingress_nginx, plain, traefik, traefik_safe
 
 
 class Dialect(Protocol):
@@ -34,7 +35,8 @@ class Dialect(Protocol):
 
 
 INGRESSES: dict[str, Dialect] = {
-    "traefik.io/ingress-controller": traefik,
+    TRAEFIK_CONTROLLER: traefik,
+    f"{TRAEFIK_CONTROLLER}{SAFE_NAMING}": traefik_safe,
     "k8s.io/ingress-nginx": ingress_nginx,
     "nginx.org/ingress-controller": f5_nginx,
 }

@@ -101,20 +101,16 @@ def routes(service: ZImageService) -> list[Manifest]:
     return [ingress(service, way, router(service, way[0])) for way in ways(service)]
 
 
-def router(service: ZImageService, name: str) -> dict[str, str]:
-    """Name the helpers as Traefik does: NAMESPACE-NAME@kubernetescrd."""
+def router(service: ZImageService, name: str, joint: str = "-") -> dict[str, str]:
+    """Name the helpers as Traefik does: NAMESPACE-NAME@kubernetescrd; `joint`: what stands between the two."""
     chain = unasked(service) if name == SIGN_IN else middlewares(service)
     # By itself Traefik prefers the longer rule, and PathPrefix(`/`) is longer than Path(`/token`).
     first = {f"{ANNOTATION}.priority": FIRST_PRIORITY} if name == SIGN_IN else {}
+    named = [f"{service.namespace}{joint}{item['metadata']['name']}@kubernetescrd" for item in chain]
     return {
-        f"{ANNOTATION}.middlewares": ",".join(reference(item) for item in chain),
+        f"{ANNOTATION}.middlewares": ",".join(named),
         # A router with TLS alone: over plain HTTP there is nothing of this service.
         f"{ANNOTATION}.tls": "true",
-        f"{ANNOTATION}.tls.options": f"{service.namespace}-{service.name}-tls@kubernetescrd",
+        f"{ANNOTATION}.tls.options": f"{service.namespace}{joint}{service.name}-tls@kubernetescrd",
         **first,
     }
-
-
-def reference(item: Manifest) -> str:
-    """Give the name by which a router refers to a custom resource."""
-    return f"{item['metadata']['namespace']}-{item['metadata']['name']}@kubernetescrd"
