@@ -70,6 +70,8 @@ ABOUT_ROLES = """\
 PLACE = "team-a"
 # Resources that belong to no namespace: no Role can give them.
 CLUSTER_WIDE = {"ingressclasses", "gatewayclasses", "customresourcedefinitions"}
+# Without GatewayClasses nothing is published by a Gateway: routes of others are looked at, and none is written.
+WITH_GATEWAYS = {"gateways", "securitypolicies", "backendtrafficpolicies"}
 
 
 def namespaced() -> list[Manifest]:
@@ -82,7 +84,8 @@ def in_namespace(item: Manifest) -> Manifest:
     """Turn one object into what it is for one namespace."""
     kind, head = item["kind"], item["metadata"]
     if kind == "ClusterRole":
-        rules = [rule for rule in item["rules"] if not CLUSTER_WIDE & set(rule["resources"])]
+        rules = [rule for rule in item["rules"] if not (CLUSTER_WIDE | WITH_GATEWAYS) & set(rule["resources"])]
+        rules = [rule for rule in rules if rule["resources"] != ["httproutes"] or "create" not in rule["verbs"]]
         return {**item, "kind": "Role", "metadata": {**head, "namespace": PLACE}, "rules": rules}
     if kind == "ClusterRoleBinding":
         role = {**item["roleRef"], "kind": "Role"}

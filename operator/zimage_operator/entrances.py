@@ -90,7 +90,7 @@ class Entrances:
         facts, told = self.gateways.get(key), f"Gateway {key[0]}/{key[1]}"
         if facts is None:
             text = f"no {told}: see kubectl get gateways -A, correct gateway.parentRef"
-            return Entrance("", "GatewayNotFound", f"{text} ({ROLES} sees those of its own namespaces)")
+            return Entrance("", "GatewayNotFound", f"{text} ({ROLES} sees none)")
         controller = self.gateway_classes.get(facts.class_name)
         if controller is None:
             text = f"no GatewayClass {facts.class_name}, which {told} names: see kubectl get gatewayclasses"

@@ -20,6 +20,8 @@ class Kind:
     namespaced: bool = True
     # Served only where somebody else's CRDs are installed.
     optional: bool = False
+    # Of use only to an operator that sees the whole cluster.
+    everywhere: bool = False
 
     @property
     def api_version(self) -> str:
@@ -46,14 +48,19 @@ def audited(name: str, group: str, version: str, plural: str, *, optional: bool 
     return Kind(name, group, version, plural, optional=optional)
 
 
+def of_envoy(name: str, plural: str) -> Kind:
+    """A policy of Envoy Gateway: it comes with a Gateway, and who sees no GatewayClass makes none."""
+    return Kind(name, "gateway.envoyproxy.io", "v1alpha1", plural, CHILD_SELECTOR, optional=True, everywhere=True)
+
+
 SERVICES = Kind(KIND, GROUP, VERSION, PLURAL)
 PODS = Kind("Pod", "", "v1", "pods", POD_SELECTOR)
 GATEWAY_API = "gateway.networking.k8s.io"
 # What belongs to the cluster's administrators: the ways in (entrances.py).
 ENTRANCES = (
-    Kind("IngressClass", "networking.k8s.io", "v1", "ingressclasses", namespaced=False),
-    Kind("GatewayClass", GATEWAY_API, "v1", "gatewayclasses", namespaced=False, optional=True),
-    Kind("Gateway", GATEWAY_API, "v1", "gateways", optional=True),
+    Kind("IngressClass", "networking.k8s.io", "v1", "ingressclasses", namespaced=False, everywhere=True),
+    Kind("GatewayClass", GATEWAY_API, "v1", "gatewayclasses", namespaced=False, optional=True, everywhere=True),
+    Kind("Gateway", GATEWAY_API, "v1", "gateways", optional=True, everywhere=True),
 )
 # Created, never read: neither listed nor watched.
 SECRETS = Kind("Secret", "", "v1", "secrets")
@@ -72,8 +79,8 @@ CHILDREN = (
     child("TLSOption", "traefik.io", "v1alpha1", "tlsoptions", optional=True),
     child("Middleware", "traefik.io", "v1alpha1", "middlewares", optional=True),
     child("Policy", "k8s.nginx.org", "v1", "policies", optional=True),
-    child("SecurityPolicy", "gateway.envoyproxy.io", "v1alpha1", "securitypolicies", optional=True),
-    child("BackendTrafficPolicy", "gateway.envoyproxy.io", "v1alpha1", "backendtrafficpolicies", optional=True),
+    of_envoy("SecurityPolicy", "securitypolicies"),
+    of_envoy("BackendTrafficPolicy", "backendtrafficpolicies"),
     audited("Ingress", "networking.k8s.io", "v1", "ingresses"),
     audited("HTTPRoute", GATEWAY_API, "v1", "httproutes", optional=True),
 )
@@ -86,8 +93,8 @@ WATCHED = (SERVICES, *ENTRANCES, PODS, *CHILDREN, *ROUTES)
 
 
 def watched(*, everywhere: bool) -> tuple[Kind, ...]:
-    """Give the kinds to watch: with Roles only, what belongs to no namespace cannot be read."""
-    return tuple(kind for kind in WATCHED if everywhere or kind.namespaced)
+    """Give the kinds to watch: with Roles only, classes cannot be read, and so there are no Gateways."""
+    return tuple(kind for kind in WATCHED if everywhere or not kind.everywhere)
 
 
 # How the API of an optional kind comes into a cluster, by its group.

@@ -56,6 +56,8 @@ def arguments(api: str, ports: dict[str, int], log: Path, class_name: str) -> li
         f"--providers.kubernetescrd.endpoint={api}", "--providers.kubernetescrd.token=x",
         f"--providers.kubernetesingress.endpoint={api}", "--providers.kubernetesingress.token=x",
         f"--providers.kubernetesingress.ingressclass={class_name}",
+        # As its Helm chart does: without it a service without a ready worker is not served at all (404).
+        "--providers.kubernetesingress.allowemptyservices=true",
         f"--providers.kubernetescrd.safenaming={str(class_name == 'safe').lower()}",
         f"--providers.kubernetesingressnginx.endpoint={api}", "--providers.kubernetesingressnginx.token=x",
         f"--providers.kubernetesgateway.endpoint={api}", "--providers.kubernetesgateway.token=x",
