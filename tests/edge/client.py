@@ -96,11 +96,14 @@ def giver(answer: httpx.Response) -> str:
 
 
 def eventually(what: Callable[[], Any], message: str) -> Any:
+    """Wait until `what` gives something true; an edge that is not there yet is no answer."""
     until = time.monotonic() + PATIENCE_SECONDS
-    while not (found := what()):
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if found := what():
+                return found
         assert time.monotonic() < until, f"not within {PATIENCE_SECONDS} s: {message}"
         time.sleep(0.05)
-    return found
 
 
 # nginx's: $remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer"
