@@ -49,6 +49,9 @@ def entrances(port: int) -> list[dict[str, Any]]:
 def arguments(api: str, ports: dict[str, int], log: Path, class_name: str) -> list[str]:
     """As a platform team would run it: forwarded headers trusted from nobody, aliases of headers deleted."""
     secure = "--entrypoints.websecure.http"
+    # One of the two alone: both would answer for every Gateway.
+    provider = "--providers.kubernetesgateway"
+    gateway = [f"{provider}.endpoint={api}", f"{provider}.token=x"] if class_name == "traefik" else []
     return [
         "--global.checknewversion=false", "--global.sendanonymoususage=false",
         *(f"--entrypoints.{name}.address=127.0.0.1:{ports[name]}" for name in ENTRYPOINTS),
@@ -60,7 +63,7 @@ def arguments(api: str, ports: dict[str, int], log: Path, class_name: str) -> li
         "--providers.kubernetesingress.allowemptyservices=true",
         f"--providers.kubernetescrd.safenaming={str(class_name == 'safe').lower()}",
         f"--providers.kubernetesingressnginx.endpoint={api}", "--providers.kubernetesingressnginx.token=x",
-        f"--providers.kubernetesgateway.endpoint={api}", "--providers.kubernetesgateway.token=x",
+        *gateway,
         "--providers.providersthrottleduration=100ms",
         "--accesslog=true", "--accesslog.format=common", f"--accesslog.filepath={log}",
         "--accesslog.fields.headers.names.User-Agent=keep", "--accesslog.fields.headers.names.Referer=keep",
