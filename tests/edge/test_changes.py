@@ -24,7 +24,9 @@ from .conftest import OF_TRAEFIK
 from .town import Town, with_namespace
 
 pytestmark = pytest.mark.timeout(300, func_only=True)
-CAROL = ("carol", "canary-second-4d1c")
+SECOND = "canary-second-4d1c"
+# The worker answers 403 to whom it has seen guess too often, as these tests do while they wait.
+REFUSED = {401, 403}
 
 
 @pytest.fixture(params=OF_TRAEFIK)
@@ -66,13 +68,14 @@ def test_a_new_certificate_is_served_and_no_request_is_dropped(edge: Edge, town:
 def test_credentials_that_are_changed_are_changed_at_the_edge_too(
     edge: Edge, town: Town, stub: ApiStub, workers: dict[str, Worker]
 ) -> None:
-    assert edge.ask("basic", auth=CAROL).status_code == 401
-    line = f"{CAROL[0]}:{bcrypt.hashpw(CAROL[1].encode(), bcrypt.gensalt(4)).decode()}\n"
+    carol = (f"carol-{edge.name}", SECOND)
+    assert edge.ask("basic", auth=carol).status_code in REFUSED
+    line = f"{carol[0]}:{bcrypt.hashpw(SECOND.encode(), bcrypt.gensalt(4)).decode()}\n"
     try:
         workers["any"].htpasswd.write_text(line)
         stub.apply(town.users(edge.name, line))
-        eventually(lambda: edge.ask("basic", auth=CAROL).status_code == 200, "the new user is let in")
-        eventually(lambda: edge.ask("basic", auth=ALICE).status_code == 401, "the old one no longer is")
+        eventually(lambda: edge.ask("basic", auth=carol).status_code == 200, "the new user is let in")
+        eventually(lambda: edge.ask("basic", auth=ALICE).status_code in REFUSED, "the old one no longer is")
     finally:
         workers["any"].htpasswd.write_text(SECRET_LINE)
         stub.apply(town.users(edge.name, SECRET_LINE))
