@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from support import smallest
+from zimage_operator.bounds import Bounds, check
 from zimage_operator.edge import GATEWAYS, INGRESSES, Dialect, dialect, gateway, plain
 from zimage_operator.entrances import Entrance, Entrances, Verdict, read_verdict
 from zimage_operator.errors import InvalidSpec
@@ -208,3 +209,9 @@ def test_an_edge_waits_as_long_as_a_worker_may_take() -> None:
     tls = {"secretName": "a", "issuerRef": {"name": "b"}}
     with pytest.raises(InvalidSpec, match="not both"):
         parse(smallest(ingress={"host": "img.example.org", "className": "a", "tls": tls}))
+
+
+def test_the_bounds_of_hosts_hold_for_gateways_too() -> None:
+    bounds = Bounds(hosts=(("team-a", ".other.example.org"),))
+    with pytest.raises(InvalidSpec, match=r"spec\.gateway\.host"):
+        check(behind(gateway), bounds)
