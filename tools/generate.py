@@ -46,7 +46,9 @@ def goldens() -> dict[Path, str]:
 
 def children(path: Path) -> str:
     """Give the children of one resource as YAML documents, in the order of application."""
-    return documents(rendered(yaml.safe_load(path.read_text()), CONTROLLER))
+    controller = path.with_name("controller")
+    named = controller.read_text().strip() if controller.exists() else ""
+    return documents(rendered(yaml.safe_load(path.read_text()), named))
 
 
 def documents(items: list[Manifest]) -> str:
@@ -62,11 +64,14 @@ ABOUT_ROLES = """\
 # The operator for one namespace, with Roles only: in place of operator/install.yaml (made from it by make generate).
 # For more namespaces repeat the Role and the RoleBinding of team-a, and list them all in
 # ZIMAGE_OPERATOR_WATCH_NAMESPACES. What it cannot do without a ClusterRole: look up IngressClasses (write them into
-# ZIMAGE_OPERATOR_INGRESS_CLASSES) and notice CRDs that are installed after its start (restart it then).
+# ZIMAGE_OPERATOR_INGRESS_CLASSES) and GatewayClasses (so no spec.gateway), and notice CRDs that are installed
+# after its start (restart it then).
 """
 PLACE = "team-a"
 # Resources that belong to no namespace: no Role can give them.
-CLUSTER_WIDE = {"ingressclasses", "customresourcedefinitions"}
+CLUSTER_WIDE = {"ingressclasses", "gatewayclasses", "customresourcedefinitions"}
+# Without GatewayClasses nothing is published by a Gateway: routes of others are looked at, and none is written.
+WITH_GATEWAYS = {"gateways", "securitypolicies", "backendtrafficpolicies"}
 
 
 def namespaced() -> list[Manifest]:
@@ -79,7 +84,8 @@ def in_namespace(item: Manifest) -> Manifest:
     """Turn one object into what it is for one namespace."""
     kind, head = item["kind"], item["metadata"]
     if kind == "ClusterRole":
-        rules = [rule for rule in item["rules"] if not CLUSTER_WIDE & set(rule["resources"])]
+        rules = [rule for rule in item["rules"] if not (CLUSTER_WIDE | WITH_GATEWAYS) & set(rule["resources"])]
+        rules = [rule for rule in rules if rule["resources"] != ["httproutes"] or "create" not in rule["verbs"]]
         return {**item, "kind": "Role", "metadata": {**head, "namespace": PLACE}, "rules": rules}
     if kind == "ClusterRoleBinding":
         role = {**item["roleRef"], "kind": "Role"}

@@ -20,13 +20,13 @@ from .crd import definition
 from .edge import dialect
 from .errors import BadSettings, InvalidSpec
 from .manifest import Environment, Manifest, stamped
-from .names import API_VERSION, KIND
+from .names import API_VERSION, KIND, TRAEFIK_CONTROLLER
 from .spec import parse
 
 # Offline there is no API server that gives one.
 NO_UID = "00000000-0000-0000-0000-000000000000"
-# What `render` takes the IngressClass to be: offline nobody can look it up.
-CONTROLLER = "traefik.io/ingress-controller"
+# What `render` takes the class's controller to be: offline nobody can look it up.
+CONTROLLER, GATEWAY_CONTROLLER = TRAEFIK_CONTROLLER, "traefik.io/gateway-controller"
 USAGE = 2
 
 
@@ -53,7 +53,9 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(command=run)
     command = commands.add_parser("render", help="print what a manifest becomes, without a cluster")
     command.add_argument("manifest", type=Path, help="YAML file; - reads standard input")
-    command.add_argument("--controller", default=CONTROLLER, help="spec.controller of the IngressClass")
+    command.add_argument(
+        "--controller", default="", help="controller of the IngressClass or GatewayClass; Traefik's if not given"
+    )
     command.set_defaults(command=render)
     command = commands.add_parser("check", help="validate manifests strictly, without a cluster")
     command.add_argument("manifests", type=Path, nargs="+", help="YAML files; - reads standard input")
@@ -146,15 +148,15 @@ def offline(known: settings.Settings) -> Bounds:
 DEFAULTS = Environment(settings.RELEASED_WORKER, settings.DEFAULT_NAMESPACE, bounds=Bounds(jwks_url=True))
 
 
-def rendered(body: dict[str, Any], controller: str, environment: Environment = DEFAULTS) -> list[Manifest]:
-    """Give what one resource becomes, in order, behind an edge whose IngressClass names `controller`.
+def rendered(body: dict[str, Any], controller: str = "", environment: Environment = DEFAULTS) -> list[Manifest]:
+    """Give what one resource becomes, in order, behind an edge of `controller`, by default Traefik.
 
     Raises:
         InvalidSpec: one line per mistake.
     """
     service = parse({**body, "metadata": {"uid": NO_UID, **body["metadata"]}}, strict=True)
     bounds.check(service, environment.bounds)
-    edge = dialect(controller) if service.spec.ingress else None
+    edge = dialect(service, controller or (GATEWAY_CONTROLLER if service.spec.gateway else CONTROLLER))
     helpers = edge.helpers(service) if edge else []
     routes = edge.routes(service) if edge and not service.spec.suspend else []
     return [*children(service, environment), *helpers, *routes]

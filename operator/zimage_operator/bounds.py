@@ -75,19 +75,20 @@ def keys_by_address(service: ZImageService, bounds: Bounds) -> Iterator[str]:
 
 def host(service: ZImageService, bounds: Bounds) -> Iterator[str]:
     """Under which hosts a namespace may publish: nobody takes the name of another team."""
-    if not bounds.hosts or not service.spec.ingress:
+    if not bounds.hosts or not service.spec.published:
         return
     allowed = [name for place, name in bounds.hosts if place in ("", service.namespace)]
-    asked = service.spec.ingress.host
+    asked = service.spec.published.host
     if any(asked == name or (name.startswith(".") and asked.endswith(name)) for name in allowed):
         return
-    where = f"spec.ingress.host: this cluster's operator publishes namespace {service.namespace}"
+    way = "gateway" if service.spec.gateway else "ingress"
+    where = f"spec.{way}.host: this cluster's operator publishes namespace {service.namespace}"
     setting = "ZIMAGE_OPERATOR_ALLOWED_HOSTS"
     if allowed:
         shown = " or ".join(f"NAME{name}" if name.startswith(".") else name for name in allowed)
         yield f"{where} under {shown} only ({setting}): write such a host"
     else:
-        yield f"{where} under no host: remove spec.ingress, or ask the cluster's administrator for one in {setting}"
+        yield f"{where} under no host: remove spec.{way}, or ask the cluster's administrator for one in {setting}"
 
 
 def client_namespaces(service: ZImageService, bounds: Bounds) -> Iterator[str]:

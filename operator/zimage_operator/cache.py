@@ -12,12 +12,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .entrances import Entrances, Verdict, named
 from .exposure import Claim, Surroundings
+from .kinds import ENTRANCES
 from .manifest import Key, Ref
 from .names import HASH_ANNOTATION, KIND, LABEL_INSTANCE, LABEL_MANAGED_BY, MANAGER, labels
 from .neighbourhood import Neighbourhood
 from .neighbours import controller, is_stranger
-from .observed import ClassFacts, DeploymentFacts, PodFacts, ReceiptFacts, owner_uid, read
+from .observed import DeploymentFacts, PodFacts, ReceiptFacts, owner_uid, read
+
+ENTRANCE_KINDS = frozenset(kind.name for kind in ENTRANCES)
 
 
 @dataclass(slots=True)
@@ -30,7 +34,7 @@ class Seen:
     key: Key
     # The digest of the intent that the object carries; anybody may have written it.
     stamp: str
-    facts: DeploymentFacts | PodFacts | ClassFacts | ReceiptFacts | None
+    facts: DeploymentFacts | PodFacts | ReceiptFacts | Verdict | None
     # `pack`ed and kept until verified; None: nothing has changed since the last comparison.
     body: bytes | None
     # 0 where a kind has none.
@@ -49,7 +53,7 @@ class Cache:
         self.services: dict[Key, Mapping[str, Any]] = {}
         self.children: dict[Ref, Seen] = {}
         self.by_key: dict[Key, set[Ref]] = {}
-        self.classes: dict[str, ClassFacts] = {}
+        self.entrances = Entrances()
         self.neighbourhood = Neighbourhood()
         # Digest of the intent that this process applied last: unlike the annotation it cannot be forged.
         self.applied: dict[Ref, str] = {}
@@ -65,8 +69,9 @@ class Cache:
         """
         if kind == KIND:
             return self.observe_service(item, deleted=deleted)
-        if kind == "IngressClass":
-            return self.observe_class(item, deleted=deleted)
+        if kind in ENTRANCE_KINDS:
+            changed = self.entrances.observe(kind, item, deleted=deleted)
+            return [key for key, body in self.services.items() if changed and named(body) in changed]
         concerned = self.neighbourhood.observe(kind, item, deleted=deleted)
         return list({*concerned, *self.observe_child(kind, item, deleted=deleted, verified=verified)})
 
@@ -88,18 +93,6 @@ class Cache:
         """Note the host that a service asks for; give its rivals where that has changed."""
         before, after = (None if body is None else host(body) for body in (old, new))
         return self.neighbourhood.claim(key, before, after)
-
-    def observe_class(self, item: Mapping[str, Any], *, deleted: bool) -> list[Key]:
-        """Take in an IngressClass; whoever names it is concerned."""
-        name = item["metadata"]["name"]
-        facts = None if deleted else read("IngressClass", item)
-        if facts == self.classes.get(name):
-            return []
-        if isinstance(facts, ClassFacts):
-            self.classes[name] = facts
-        else:
-            del self.classes[name]
-        return [key for key, body in self.services.items() if class_name(body) == name]
 
     def observe_child(self, kind: str, item: Mapping[str, Any], *, deleted: bool, verified: bool) -> list[Key]:
         """Take in a child or a pod."""
@@ -243,14 +236,10 @@ def service_name(item: Mapping[str, Any]) -> str:
 
 def host(body: Mapping[str, Any]) -> str:
     """Give the host that a raw resource asks for."""
-    return str(((body.get("spec") or {}).get("ingress") or {}).get("host") or "")
+    spec = body.get("spec") or {}
+    return str((spec.get("ingress") or spec.get("gateway") or {}).get("host") or "")
 
 
 def claim(key: Key, body: Mapping[str, Any] | None) -> Claim:
     """Give the claim of a service to its host; one that has just gone is the youngest."""
     return Claim(str(((body or {}).get("metadata") or {}).get("creationTimestamp", "~")), *key)
-
-
-def class_name(body: Mapping[str, Any]) -> str:
-    """Give the IngressClass that a raw resource names."""
-    return str(((body.get("spec") or {}).get("ingress") or {}).get("className") or "")

@@ -16,13 +16,23 @@ from typing import Any
 from . import metrics
 from .api import JSON_PATCH, MERGE_APPLY, Api, Denied
 from .cache import Cache, Seen, pack
-from .errors import Altered, ClaimsMissing, Conflict, KindMissing, NamespaceTerminating, NotOwned, Refused, Rejected
+from .entrances import Entrance, Verdict
+from .errors import (
+    Altered,
+    CertManagerMissing,
+    ClaimsMissing,
+    Conflict,
+    KindMissing,
+    NamespaceTerminating,
+    NotOwned,
+    Refused,
+    Rejected,
+)
 from .exposure import Exposure, Surroundings
-from .kinds import BY_NAME, CHILDREN, SECRETS, SERVICES
+from .kinds import BY_NAME, CHILDREN, INSTALL, SECRETS, SERVICES
 from .manifest import Key, Manifest, Ref, ref, stamped
 from .names import API_VERSION, HANDOVER_MANAGER, HASH_ANNOTATION, KIND, MANAGER, RECEIPT, STATUS_MANAGER
 from .observed import (
-    ClassFacts,
     DeploymentFacts,
     Drift,
     EdgeReport,
@@ -311,10 +321,10 @@ class Cluster:
         managers = tuple(sorted({one.manager for one in found if one.manager}))
         self.on_repair(service, Repair(target, fields, managers, deleted))
 
-    async def prune(self, service: ZImageService, keep: Collection[Manifest]) -> None:
-        """Delete what is ours and no longer wanted, in the reverse order of application."""
+    async def prune(self, service: ZImageService, keep: Collection[Manifest], only: Collection[str] = ()) -> None:
+        """Delete what is ours and no longer wanted, in the reverse order of application; `only`: of these kinds."""
         kept = {ref(item) for item in keep}
-        order = [kind.name for kind in CHILDREN]
+        order = [kind.name for kind in CHILDREN if not only or kind.name in only]
         owned = [
             (target, seen)
             for target, seen in self.cache.of((service.namespace, service.name))
@@ -371,6 +381,7 @@ class Cluster:
         edge: EdgeReport | None,
         exposure: Exposure,
         outdated: bool,
+        entrance: Entrance,
     ) -> Observed:
         """Collect the facts about a service as they are known now."""
         key: Key = (service.namespace, service.name)
@@ -382,7 +393,8 @@ class Cluster:
             pods=self.cache.pods(key),
             receipt=self.receipt(service),
             reports=reports,
-            ingress_class=self.ingress_class(service),
+            entrance=entrance,
+            verdicts={target: seen.facts for target, seen in ours if isinstance(seen.facts, Verdict)},
             refused=refused,
             probing=probing,
             blind=blind,
@@ -393,7 +405,7 @@ class Cluster:
 
     def surroundings(self, service: ZImageService) -> Surroundings:
         """Give what the exposure audit looks at."""
-        host = service.spec.ingress.host if service.spec.ingress else ""
+        host = service.spec.published.host if service.spec.published else ""
         return self.cache.surroundings((service.namespace, service.name), host)
 
     def receipt(self, service: ZImageService) -> ReceiptFacts | None:
@@ -401,10 +413,9 @@ class Cluster:
         seen = self.cache.children.get(Ref("ConfigMap", service.namespace, f"{service.name}-{RECEIPT}"))
         return seen.facts if seen and isinstance(seen.facts, ReceiptFacts) else None
 
-    def ingress_class(self, service: ZImageService) -> ClassFacts | None:
-        """Give the class that the service names, if it exists."""
-        ingress = service.spec.ingress
-        return self.cache.classes.get(ingress.class_name or "") if ingress else None
+    def entrance(self, service: ZImageService) -> Entrance:
+        """Give what is known of the IngressClass or Gateway that the service names."""
+        return self.cache.entrances.entrance(service)
 
     async def apply_status(self, body: Any, status: Manifest) -> bool:
         """Write the status, if it says anything new; only to this very resource. Whether it was written."""
@@ -473,7 +484,10 @@ def translate(error: Denied, target: Ref) -> Exception:
         if target.kind == "ResourceClaimTemplate":
             advice = "gpu.deviceClassName needs Kubernetes 1.34 or newer, write gpu.resourceName instead"
             return ClaimsMissing(target.kind, target.name, f"{text}: {advice}")
-        return KindMissing(target.kind, target.name, f"{text}: install the CRDs of the ingress controller")
+        advice = f"install it: {INSTALL[group]}"
+        if target.kind == "Certificate":
+            return CertManagerMissing(target.kind, target.name, f"{text}: {advice}, or write ingress.tls.secretName")
+        return KindMissing(target.kind, target.name, f"{text}: {advice}")
     if error.code == 404:
         return NamespaceTerminating(target.namespace)
     # As a word: a name that holds it, such as druid's, says nothing about whose object it is.

@@ -24,11 +24,10 @@ from .logs import about, named
 from .manifest import Environment, Key, Ref
 from .measure import forget, measure
 from .neighbours import PolicyFacts, could_select
-from .observed import ClassFacts
 from .pace import Pace
 from .reconcile import Outcome, Probing, reconcile
 from .settings import Settings
-from .status import KUBELET_PATIENCE
+from .status import KUBELET_PATIENCE, PROTECTION_KINDS
 from .streams import Streams
 from .verify import Verifier
 from .workqueue import WorkQueue
@@ -53,7 +52,7 @@ class Controller:
     def __init__(self, api: Api, settings: Settings, identity: str) -> None:
         self.api, self.settings = api, settings
         self.cache, self.queue = Cache(), WorkQueue()
-        self.cache.classes |= {name: ClassFacts(found) for name, found in settings.ingress_classes.items()}
+        self.cache.entrances.classes |= settings.ingress_classes
         self.recorder = Recorder(api, identity)
         self.cluster = Cluster(api, self.cache, self.recorder.repaired, self.queue.add_after)
         self.verifier = Verifier(self.cache, settings.probe_interval_seconds, settings.edge, self.queue.add)
@@ -198,7 +197,7 @@ class Controller:
 
     def route(self, key: Key) -> str:
         """Say which route stands, with its helpers."""
-        kinds = ("Ingress", "Middleware")
+        kinds = PROTECTION_KINDS | {"Ingress", "HTTPRoute"}
         return " ".join(f"{seen.uid} {seen.stamp}" for target, seen in self.cache.of(key) if target.kind in kinds)
 
     def gone(self, key: Key) -> None:
@@ -214,9 +213,9 @@ class Controller:
 def asked(outcome: Outcome) -> str:
     """Give the host that strangers must be refused at; empty if nothing is published, or all are welcome."""
     service = outcome.service
-    if service is None or service.auth.in_force == "None" or "url" not in outcome.status or not service.spec.ingress:
+    if service is None or service.auth.in_force == "None" or "url" not in outcome.status or not service.spec.published:
         return ""
-    return service.spec.ingress.host
+    return service.spec.published.host
 
 
 def patience_left(outcome: Outcome, now: datetime) -> float:

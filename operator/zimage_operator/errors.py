@@ -8,7 +8,8 @@ OperatorError
 │   ├── Rejected          the API server or an admission plugin said no
 │   ├── Altered           the API server stored something else than what we sent
 │   ├── KindMissing       the API server does not know the kind (a CRD is not installed)
-│   │   └── ClaimsMissing its Kubernetes is too old for claims of devices
+│   │   ├── ClaimsMissing its Kubernetes is too old for claims of devices
+│   │   └── CertManagerMissing
 │   └── Issuing           generated credentials wait until the old ones are cleared away
 ├── Conflict              somebody wrote at the same moment: again, at once
 ├── NamespaceTerminating  nothing can be created there any more: stop, without a retry
@@ -75,6 +76,12 @@ class ClaimsMissing(KindMissing):
     """resource.k8s.io/v1 is not served: Kubernetes before 1.34."""
 
     reason = "DeviceClaimsUnsupported"
+
+
+class CertManagerMissing(KindMissing):
+    """cert-manager.io/v1 is not served."""
+
+    reason = "CertManagerMissing"
 
 
 class Issuing(Refused):

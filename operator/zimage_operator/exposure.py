@@ -159,7 +159,7 @@ def claimed_twice(service: ZImageService, around: Surroundings) -> Iterator[Conf
             yield mine.created, Hole(CONFLICT, other, taken(host, other, service))
         else:
             text = f"{called(other, service)} asks for {host} too; it is younger and gets no route"
-            yield LATER, Hole(CONFLICT, other, f"{text}: its spec.ingress.host has to be another one")
+            yield LATER, Hole(CONFLICT, other, f"{text}: its host has to be another one")
 
 
 # Sorts behind every time that the API server writes.
@@ -177,12 +177,12 @@ def foreign_hosts(service: ZImageService, around: Surroundings) -> Iterator[Conf
 
 def host_of(service: ZImageService) -> str:
     """Give the host that a service asks for; empty if none."""
-    return service.spec.ingress.host if service.spec.ingress else ""
+    return service.spec.published.host if service.spec.published else ""
 
 
 def taken(host: str, target: Ref, service: ZImageService) -> str:
     """Say that somebody else has the better claim."""
-    advice = "choose another spec.ingress.host, or have it removed there"
+    advice = "choose another host, or have it removed there"
     return f"host {host} belongs to {called(target, service)}, which is older: {advice}"
 
 

@@ -20,6 +20,8 @@ class Kind:
     namespaced: bool = True
     # Served only where somebody else's CRDs are installed.
     optional: bool = False
+    # Of use only to an operator that sees the whole cluster.
+    everywhere: bool = False
 
     @property
     def api_version(self) -> str:
@@ -46,9 +48,20 @@ def audited(name: str, group: str, version: str, plural: str, *, optional: bool 
     return Kind(name, group, version, plural, optional=optional)
 
 
+def of_envoy(name: str, plural: str) -> Kind:
+    """A policy of Envoy Gateway: it comes with a Gateway, and who sees no GatewayClass makes none."""
+    return Kind(name, "gateway.envoyproxy.io", "v1alpha1", plural, CHILD_SELECTOR, optional=True, everywhere=True)
+
+
 SERVICES = Kind(KIND, GROUP, VERSION, PLURAL)
 PODS = Kind("Pod", "", "v1", "pods", POD_SELECTOR)
-INGRESS_CLASSES = Kind("IngressClass", "networking.k8s.io", "v1", "ingressclasses", namespaced=False)
+GATEWAY_API = "gateway.networking.k8s.io"
+# What belongs to the cluster's administrators: the ways in (entrances.py).
+ENTRANCES = (
+    Kind("IngressClass", "networking.k8s.io", "v1", "ingressclasses", namespaced=False, everywhere=True),
+    Kind("GatewayClass", GATEWAY_API, "v1", "gatewayclasses", namespaced=False, optional=True, everywhere=True),
+    Kind("Gateway", GATEWAY_API, "v1", "gateways", optional=True, everywhere=True),
+)
 # Created, never read: neither listed nor watched.
 SECRETS = Kind("Secret", "", "v1", "secrets")
 # In the order of application; deleted in reverse.
@@ -62,13 +75,17 @@ CHILDREN = (
     audited("Service", "", "v1", "services"),
     child("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets"),
     child("HorizontalPodAutoscaler", "autoscaling", "v2", "horizontalpodautoscalers"),
+    child("Certificate", "cert-manager.io", "v1", "certificates", optional=True),
     child("TLSOption", "traefik.io", "v1alpha1", "tlsoptions", optional=True),
     child("Middleware", "traefik.io", "v1alpha1", "middlewares", optional=True),
+    child("Policy", "k8s.nginx.org", "v1", "policies", optional=True),
+    of_envoy("SecurityPolicy", "securitypolicies"),
+    of_envoy("BackendTrafficPolicy", "backendtrafficpolicies"),
     audited("Ingress", "networking.k8s.io", "v1", "ingresses"),
+    audited("HTTPRoute", GATEWAY_API, "v1", "httproutes", optional=True),
 )
 # What others may publish a service by.
 ROUTES = (
-    audited("HTTPRoute", "gateway.networking.k8s.io", "v1", "httproutes", optional=True),
     audited("GRPCRoute", "gateway.networking.k8s.io", "v1", "grpcroutes", optional=True),
     audited("TLSRoute", "gateway.networking.k8s.io", "v1", "tlsroutes", optional=True),
     audited("TCPRoute", "gateway.networking.k8s.io", "v1", "tcproutes", optional=True),
@@ -78,12 +95,26 @@ ROUTES = (
 # What sends a Service's requests to addresses, where it is not the controller that follows its selector: those of
 # a large cluster change all the time, and lead where the Service says.
 SLICES = Kind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices", FOREIGN_SLICES)
-WATCHED = (SERVICES, INGRESS_CLASSES, PODS, *CHILDREN, *ROUTES, SLICES)
+WATCHED = (SERVICES, *ENTRANCES, PODS, *CHILDREN, *ROUTES, SLICES)
 
 
 def watched(*, everywhere: bool) -> tuple[Kind, ...]:
-    """Give the kinds to watch: with Roles only, what belongs to no namespace cannot be read."""
-    return tuple(kind for kind in WATCHED if everywhere or kind.namespaced)
+    """Give the kinds to watch: with Roles only, classes cannot be read, and so there are no Gateways."""
+    return tuple(kind for kind in WATCHED if everywhere or not kind.everywhere)
 
+
+# How the API of an optional kind comes into a cluster, by its group.
+INSTALL = {
+    "traefik.io": "kubectl apply --server-side -f https://raw.githubusercontent.com/traefik/traefik/v3.7/"
+    "docs/content/reference/dynamic-configuration/kubernetes-crd-definition-v1.yml",
+    "k8s.nginx.org": "kubectl apply --server-side -f https://raw.githubusercontent.com/nginx/kubernetes-ingress/"
+    "v5.5.4/deploy/crds.yaml",
+    GATEWAY_API: "kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api/releases/download/"
+    "v1.6.1/standard-install.yaml",
+    "gateway.envoyproxy.io": "helm install eg oci://docker.io/envoyproxy/gateway-helm --version v1.9.0 "
+    "-n envoy-gateway-system --create-namespace",
+    "cert-manager.io": "kubectl apply -f https://github.com/cert-manager/cert-manager/releases/download/v1.21.1/"
+    "cert-manager.yaml",
+}
 
 BY_NAME = {kind.name: kind for kind in (*WATCHED, SECRETS)}

@@ -66,7 +66,15 @@ SIGNING_KEY = "key"
 CERTIFICATE_MOUNT = "/etc/zimage/certificate"
 CERTIFICATE_KEY = "tls.crt"
 
-# The Ingress NAME-this publishes POST /token.
+TRAEFIK_CONTROLLER = "traefik.io/ingress-controller"
+# On an IngressClass of Traefik's, by its administrator: providers.kubernetesCRD.safeNaming is on ("true").
+SAFE_NAMING_ANNOTATION = f"{GROUP}/traefik-safe-naming"
+# What it adds to the controller's name: in ZIMAGE_OPERATOR_INGRESS_CLASSES and `render --controller` too.
+SAFE_NAMING = "+safe-naming"
+
+# cert-manager's Certificate NAME-this, and the Secret of that name that it fills.
+TLS = "tls"
+# The route NAME-this publishes POST /token.
 SIGN_IN = "token"
 
 # Generated credentials: NAME-this. The first two are Secrets, the other two ConfigMaps (credentials.py).

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from .entrances import Entrance, Verdict, read_verdict
 from .errors import Refused
 from .exposure import Exposure
 from .manifest import Manifest, Ref
@@ -65,13 +66,6 @@ class PodFacts:
     exit_code: int | None
     # What others have put beside our labels: a selector may ask for these too.
     extra_labels: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class ClassFacts:
-    """An IngressClass: which controller serves it."""
-
-    controller: str
 
 
 @dataclass(frozen=True)
@@ -145,8 +139,9 @@ class Observed:
     deployment: DeploymentFacts | None = None
     pods: tuple[PodFacts, ...] = ()
     reports: Mapping[str, Report] = field(default_factory=dict)
-    # None: no IngressClass of that name.
-    ingress_class: ClassFacts | None = None
+    entrance: Entrance = field(default_factory=Entrance)
+    # What controllers of others say of our objects.
+    verdicts: Mapping[Ref, Verdict] = field(default_factory=dict)
     receipt: ReceiptFacts | None = None
     refused: tuple[Refused, ...] = ()
     # False where the operator runs outside the cluster, or was told not to probe.
@@ -166,7 +161,7 @@ def owner_uid(item: Raw) -> str:
     return next((owner["uid"] for owner in owners if owner.get("controller") and owner["kind"] == KIND), "")
 
 
-def read(kind: str, item: Raw) -> DeploymentFacts | PodFacts | ClassFacts | ReceiptFacts | None:
+def read(kind: str, item: Raw) -> DeploymentFacts | PodFacts | ReceiptFacts | Verdict | None:
     """Read the facts of an object of a kind that has any."""
     reader = READERS.get(kind)
     return reader(item) if reader else None
@@ -232,11 +227,6 @@ def extra_labels(found: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((key, value) for key, value in found.items() if ours.get(key) != value))
 
 
-def read_class(item: Raw) -> ClassFacts:
-    """Read an IngressClass."""
-    return ClassFacts(controller=(item.get("spec") or {}).get("controller", ""))
-
-
 def read_receipt(item: Raw) -> ReceiptFacts | None:
     """Read the receipt of generated credentials; other ConfigMaps say nothing.
 
@@ -250,11 +240,11 @@ def read_receipt(item: Raw) -> ReceiptFacts | None:
     return ReceiptFacts(str(data["issue"]), str(data.get("sha256", "")), created)
 
 
-READERS: dict[str, Callable[[Raw], DeploymentFacts | PodFacts | ClassFacts | ReceiptFacts | None]] = {
+READERS: dict[str, Callable[[Raw], DeploymentFacts | PodFacts | ReceiptFacts | Verdict | None]] = {
     "ConfigMap": read_receipt,
     "Deployment": read_deployment,
     "Pod": read_pod,
-    "IngressClass": read_class,
+    **dict.fromkeys(("HTTPRoute", "SecurityPolicy", "BackendTrafficPolicy", "Policy", "Certificate"), read_verdict),
 }
 
 

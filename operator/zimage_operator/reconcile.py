@@ -9,7 +9,7 @@ the same result. It never waits: it reports, and is called again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +18,8 @@ from .children import children
 from .children.template import in_force
 from .cluster import Cluster
 from .credentials import Issuer
-from .edge import dialect
+from .edge import Dialect, dialect
+from .entrances import Entrance
 from .errors import InvalidSpec, Refused
 from .exposure import audit
 from .manifest import Environment, Key
@@ -69,8 +70,9 @@ async def reconcile(
     except InvalidSpec as error:
         # An answer, not a failure: only the user can mend it, and the old children go on.
         return Outcome(stalled(body, error, previous, now))
-    edge_class = cluster.ingress_class(service)
-    edge = dialect(edge_class.controller if edge_class else None) if service.spec.ingress else None
+    entrance = cluster.entrance(service) if service.spec.published else Entrance()
+    edge = dialect(service, entrance.controller)
+    entrance = described(service, entrance, edge)
     template = in_force(service, environment, await cluster.revision(service, previous))
     desired = children(service, environment, template)
     protection = edge.helpers(service) if edge else []
@@ -84,6 +86,7 @@ async def reconcile(
         "edge": probing.edges.get((service.namespace, service.name)),
         "exposure": audit(service, desired, cluster.surroundings(service)),
         "outdated": template.outdated,
+        "entrance": entrance,
     }
     observed = cluster.observe(service, refused, probing.reports, **facts)
     # The route is last: applied only when everything that protects it stands, and taken away
@@ -92,14 +95,30 @@ async def reconcile(
     routes = edge.routes(service) if edge and not suspended else []
     if routes and not withheld(service, observed, now):
         refused = await cluster.apply(service, routes)
-    if edge or suspended or not service.spec.ingress:
+    if edge or suspended or not service.spec.published:
         kept = [] if unprotected(service, observed) else routes
         await cluster.prune(service, keep=[*desired, *protection, *kept])
+    else:
+        # A class that cannot be seen is no reason to take a route away; that it is to be another kind of route is.
+        await cluster.prune(service, keep=[], only=["Ingress" if service.spec.gateway else "HTTPRoute"])
 
     # Read back after writing: the status never claims more than was seen.
     observed = cluster.observe(service, refused, probing.reports, **facts)
-    name = edge.NAME if edge else ""
-    return Outcome(status(service, observed, name, previous, now), service, refused, observed)
+    return Outcome(status(service, observed, previous, now), service, refused, observed)
+
+
+def described(service: ZImageService, entrance: Entrance, edge: Dialect | None) -> Entrance:
+    """Add what the dialect gives of what the resource asks for, and what it does not."""
+    if edge is None:
+        return entrance
+    lacks = edge.lacks(service)
+    if lacks and not entrance.reason:
+        advice = "use another class (docs/edges.md), or remove the field and keep strangers out by other means"
+        text = (
+            f"{lacks} is written, and neither this edge ({entrance.controller}) nor the workers could give it: {advice}"
+        )
+        entrance = replace(entrance, reason="DialectUnsupported", message=text, unsafe=True)
+    return replace(entrance, dialect=edge.NAME, left=tuple(edge.left(service)), note=edge.NOTE)
 
 
 def is_admitted(service: ZImageService, environment: Environment) -> bool:

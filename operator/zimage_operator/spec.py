@@ -22,7 +22,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from .errors import InvalidSpec
 from .memory_plan import GIB, Z_IMAGE, serving
-from .names import HTPASSWD, HTTP_PORT, NAME_LENGTH
+from .names import HTPASSWD, HTTP_PORT, NAME_LENGTH, TLS
 from .quantities import QUANTITY, quantity
 
 LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -787,12 +787,31 @@ class Auth(Part):
         return "Basic" if self.jwt is None else "Any" if self.basic else "JWT"
 
 
-class Tls(Part):
-    """The certificate of the published host."""
+class IssuerRef(Part):
+    """Who signs: an Issuer of this namespace or a ClusterIssuer."""
 
-    secret_name: SecretName = Field(
-        description="Secret of type kubernetes.io/tls; the worker sees tls.crt only, never the key."
+    name: Annotated[str, Field(max_length=253), named("cert-manager Issuer", "letsencrypt", "or ClusterIssuer")]
+    kind: Literal["Issuer", "ClusterIssuer"] = "Issuer"
+    group: Annotated[
+        str, Field(max_length=253), Matches(SUBDOMAIN, "write the API group of the issuer, such as cert-manager.io")
+    ] = Field("cert-manager.io", description="Another group means an issuer that is not cert-manager's own.")
+
+
+class Tls(Part):
+    """The certificate of the published host: a Secret of yours, or one that cert-manager fills."""
+
+    rules = (
+        Rule(
+            "has(self.secretName) != has(self.issuerRef)",
+            "write either ingress.tls.secretName (a Secret of type kubernetes.io/tls) or ingress.tls.issuerRef "
+            "(cert-manager fills Secret NAME-tls), not both",
+            lambda tls: (tls.secret_name is None) != (tls.issuer_ref is None),
+        ),
     )
+    secret_name: SecretName | None = Field(
+        None, description="Secret of type kubernetes.io/tls; the worker sees tls.crt only, never the key."
+    )
+    issuer_ref: IssuerRef | None = Field(None, description="cert-manager fills Secret NAME-tls from this issuer.")
 
 
 class RateLimit(Part):
@@ -829,14 +848,43 @@ class CidrText:
 Cidr = Annotated[str, Field(max_length=43), CidrText()]
 
 
-class Ingress(Part):
-    """How the service is published. Without it the service is reachable inside the cluster only."""
+# Below it a worker's own limit for a request without files would never be met; above the second no worker takes more.
+BODY_LEAST, BODY_MOST = "64Ki", "24Mi"
+
+
+class Published(Part):
+    """What holds for everybody who comes through the edge, whichever it is."""
+
+    host: Host = Field(description="The public DNS name.")
+    allowed_source_ranges: tuple[Cidr, ...] = Field(
+        (), max_length=64, description="Address ranges that the edge admits; all when empty."
+    )
+    rate_limit: RateLimit = Field(RateLimit())
+    max_body_size: Bytes = Field(
+        "4Mi",
+        description=f"Largest body of a request, {BODY_LEAST} to {BODY_MOST}: at the edge if it can, and in workers.",
+    )
+    read_timeout_seconds: Annotated[int, Field(ge=10, le=3600)] = Field(
+        600, description="Seconds that the edge waits for the worker's next byte; no less than a generation may take."
+    )
+
+
+BODY_RULE = Rule(
+    f"!has(self.maxBodySize) || (quantity(string(self.maxBodySize)).compareTo(quantity('{BODY_LEAST}')) >= 0 && "
+    f"quantity(string(self.maxBodySize)).compareTo(quantity('{BODY_MOST}')) <= 0)",
+    f"write a maxBodySize from {BODY_LEAST} to {BODY_MOST}: workers take no larger body, and prompts need the smaller",
+    lambda part: quantity(BODY_LEAST) <= quantity(part.max_body_size) <= quantity(BODY_MOST),
+)
+
+
+class Ingress(Published):
+    """The service is published by an Ingress."""
 
     rules = (
         Rule(
             "has(self.tls)",
             "a published host needs TLS, or passwords would cross the network in the clear: "
-            "write ingress.tls.secretName",
+            "write ingress.tls.secretName or ingress.tls.issuerRef",
             lambda ingress: ingress.tls is not None,
         ),
         Rule(
@@ -844,21 +892,59 @@ class Ingress(Part):
             "write ingress.className: the name of an IngressClass of this cluster (kubectl get ingressclasses)",
             lambda ingress: ingress.class_name is not None,
         ),
+        BODY_RULE,
     )
-    host: Host = Field(description="The public DNS name.")
     class_name: Annotated[str, Field(max_length=253), named("IngressClass", "traefik")] | None = Field(
         None, description="The IngressClass; its controller decides the dialect."
     )
     tls: Tls | None = None
-    allowed_source_ranges: tuple[Cidr, ...] = Field(
-        (), max_length=64, description="Address ranges that the edge admits; all when empty."
+
+
+class ParentRef(Part):
+    """The Gateway, and the one listener of it that ends TLS."""
+
+    name: Annotated[str, Field(max_length=253), named("Gateway", "edge", "in parentRef.namespace")]
+    namespace: NamespaceName | None = Field(None, description="The Gateway's namespace; this one if unset.")
+    section_name: Annotated[str, Field(max_length=253), named("listener", "https", "of the Gateway")] | None = Field(
+        None, description="The HTTPS listener."
     )
-    rate_limit: RateLimit = Field(RateLimit())
+
+
+class Gateway(Published):
+    """The service is published by a route of the Gateway API, in place of an Ingress."""
+
+    rules = (
+        Rule(
+            "has(self.parentRef.sectionName)",
+            "write gateway.parentRef.sectionName: the HTTPS listener; without it the route would also be served in the "
+            "clear",
+            lambda gateway: gateway.parent_ref.section_name is not None,
+        ),
+        BODY_RULE,
+    )
+    parent_ref: ParentRef = Field(description="The Gateway and its HTTPS listener; its class decides the policies.")
 
 
 def required(field: str, message: str) -> Rule:
     """Demand a member by CEL, which can say what to write; the schema's `required` cannot."""
     return Rule(f"has(self.{field})", message, lambda part: getattr(part, field) is not None, field)
+
+
+def outlasts(way: str) -> Rule:
+    """Demand that the edge waits as long as a worker may take: otherwise it cuts off what is still computed."""
+
+    def holds(spec: Spec) -> bool:
+        part = getattr(spec, way)
+        return part is None or part.read_timeout_seconds >= spec.generation.request_timeout_seconds
+
+    given = f"has(self.{way}) && has(self.{way}.readTimeoutSeconds)"
+    taken = "has(self.generation) && has(self.generation.requestTimeoutSeconds)"
+    return Rule(
+        f"!({given} && {taken}) || self.{way}.readTimeoutSeconds >= self.generation.requestTimeoutSeconds",
+        f"{way}.readTimeoutSeconds is shorter than generation.requestTimeoutSeconds: the edge would cut off what a "
+        "worker still computes; raise the one or lower the other",
+        holds,
+    )
 
 
 class Spec(Part):
@@ -879,6 +965,13 @@ class Spec(Part):
             "set autoscaling.minReplicas instead; to stop every worker write suspend: true",
             lambda spec: spec.autoscaling is None or spec.replicas == 1,
         ),
+        Rule(
+            "!(has(self.ingress) && has(self.gateway))",
+            "write either spec.ingress or spec.gateway: one host has one way in",
+            lambda spec: spec.ingress is None or spec.gateway is None,
+        ),
+        outlasts("ingress"),
+        outlasts("gateway"),
     )
     suspend: bool = Field(
         False, description="True: no workers and no route; everything else stays, and comes back with false."
@@ -897,6 +990,12 @@ class Spec(Part):
     network: Network = Field(Network())
     auth: Auth | None = Field(None, description="Who may use the service.")
     ingress: Ingress | None = Field(None, description="How the service is published; unset: inside the cluster only.")
+    gateway: Gateway | None = Field(None, description="How the service is published, in place of ingress.")
+
+    @property
+    def published(self) -> Ingress | Gateway | None:
+        """How the service is published; None: inside the cluster only."""
+        return self.ingress or self.gateway
 
     @property
     def stopped(self) -> bool:
@@ -930,6 +1029,12 @@ class ZImageService:
     def generated(self) -> bool:
         """Whether the operator makes up the credentials."""
         return self.auth.basic is not None and self.auth.basic.generate
+
+    @property
+    def tls_secret(self) -> str:
+        """The Secret with the host's certificate; empty where the edge has it from elsewhere."""
+        tls = self.spec.ingress.tls if self.spec.ingress else None
+        return (tls.secret_name or f"{self.name}-{TLS}") if tls else ""
 
     @property
     def basic_secret(self) -> str:

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from .entrances import Entrance
+from .entrances import refused as refused_by_edge
 from .errors import InvalidSpec, Issuing, NotOwned
 from .exposure import WIDENS
 from .manifest import Ref
-from .names import HTTP_PORT, JWKS_MOUNT, MANAGEMENT_PORT, SIGNING_MOUNT, selector_labels
+from .names import HTTP_PORT, JWKS_MOUNT, MANAGEMENT_PORT, SIGNING_MOUNT, TLS, selector_labels
 from .observed import EdgeReport, Observed, PodFacts, Posture, Problem
 from .proof import exposures, last_probe, summary
-from .spec import ClaimSource, ZImageService
+from .spec import ClaimSource, IssuerRef, ZImageService
 
 IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
@@ -32,10 +34,11 @@ WORKLOAD_KINDS = frozenset(
     }
 )
 # What stands between strangers and the workers.
-PROTECTION_KINDS = frozenset({"NetworkPolicy", "Secret", "TLSOption", "Middleware"})
+HELPER_KINDS = frozenset({"TLSOption", "Middleware", "Policy", "SecurityPolicy", "BackendTrafficPolicy"})
+PROTECTION_KINDS = HELPER_KINDS | {"NetworkPolicy", "Secret"}
 # The kubelet brings a changed Secret within its sync period and cache time (1 min each, at most).
 KUBELET_PATIENCE = timedelta(minutes=3)
-ROUTE_KINDS = frozenset({"TLSOption", "Middleware", "Ingress"})
+ROUTE_KINDS = HELPER_KINDS | {"Ingress", "HTTPRoute"}
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,7 @@ def suspended(service: ZImageService, observed: Observed) -> Judgement:
     refused = refusal(kind, observed, WORKLOAD_KINDS)
     if refused:
         return refused
-    published = Ref("Ingress", service.namespace, service.name) in observed.existing
+    published = any(ref.kind in ("Ingress", "HTTPRoute") for ref in observed.existing)
     if facts is None or facts.observed_generation < facts.generation or facts.replicas or observed.pods or published:
         count = len(observed.pods)
         return unknown(kind, "Stopping", f"{count} worker{'' if count == 1 else 's'} still to end")
@@ -316,7 +319,9 @@ def certificate_ready(service: ZImageService, observed: Observed, now: datetime)
     kind, ingress = "CertificateReady", service.spec.ingress
     if ingress is None or ingress.tls is None:
         return None
-    secret = ingress.tls.secret_name
+    secret = service.tls_secret
+    if ingress.tls.issuer_ref and (found_issuing := issuing(service, ingress.tls.issuer_ref, observed)):
+        return found_issuing
     if not observed.probing:
         return unknown(kind, "NotProbed", "the operator does not ask the workers here")
     found = [posture for posture in postures(observed) if posture.certificate_wanted]
@@ -334,9 +339,24 @@ def certificate_ready(service: ZImageService, observed: Observed, now: datetime)
     return true(kind, "Loaded", f"the certificate in Secret {secret} covers {ingress.host}")
 
 
+def issuing(service: ZImageService, issuer: IssuerRef, observed: Observed) -> Judgement | None:
+    """Say how far cert-manager is with the certificate; None once it is there."""
+    kind, target = "CertificateReady", Ref("Certificate", service.namespace, f"{service.name}-{TLS}")
+    refused = refusal(kind, observed, frozenset({"Certificate"}))
+    if refused:
+        return refused
+    verdict = observed.verdicts.get(target)
+    if verdict and verdict.state == "accepted":
+        return None
+    told = f" ({verdict.message})" if verdict and verdict.message else ""
+    look = f"kubectl -n {service.namespace} describe certificate,certificaterequest"
+    text = f"cert-manager has not issued Certificate {target.name} yet{told}: if it stays so, see {look}"
+    return unknown(kind, "Issuing", f"{text}, and whether {issuer.kind} {issuer.name} exists and is ready")
+
+
 def unprotected(service: ZImageService, observed: Observed) -> bool:
     """Whether a route must go: host or protection are somebody else's, or the policy was shown not to hold."""
-    if observed.exposure.rival:
+    if observed.exposure.rival or observed.entrance.unsafe:
         return True
     foreign = any(isinstance(item, NotOwned) and item.kind in PROTECTION_KINDS for item in observed.refused)
     required = service.spec.network.enforcement == "Required"
@@ -349,14 +369,16 @@ def withheld(service: ZImageService, observed: Observed, now: datetime) -> Judge
     A new route needs evidence that everything behind it stands. One that exists is not held up
     by missing evidence: a worker that restarts, or an operator that does, is no reason.
     """
-    kind, rival = "IngressReady", observed.exposure.rival
+    kind, rival, entrance = "IngressReady", observed.exposure.rival, observed.entrance
+    if entrance.reason:
+        return false(kind, entrance.reason, entrance.message)
     if rival:
         return false(kind, rival.reason, rival.message)
     if observed.refused:
         first = observed.refused[0]
         return false(kind, first.reason, first.message)
     enforced = network_policy_enforced(service, observed)
-    exists = Ref("Ingress", service.namespace, service.name) in observed.existing
+    exists = route(service) in observed.existing
     lacking = service.spec.network.enforcement == "Required" and enforced.status != "True"
     if lacking and not (exists and enforced.status == "Unknown"):
         return unknown(
@@ -380,29 +402,49 @@ def not_in_place(service: ZImageService, observed: Observed, now: datetime) -> s
     return f"{' and '.join(missing)} are known" if missing else ""
 
 
-def ingress_ready(service: ZImageService, observed: Observed, dialect: str, now: datetime) -> Judgement | None:
-    """Whether the route and all its helpers are applied."""
-    kind, ingress = "IngressReady", service.spec.ingress
-    if ingress is None:
+def ingress_ready(service: ZImageService, observed: Observed, now: datetime) -> Judgement | None:
+    """Whether the route and all its helpers are applied, and taken by the edge where it says so."""
+    kind, published, entrance = "IngressReady", service.spec.published, observed.entrance
+    if published is None:
         return None
-    if observed.ingress_class is None:
-        text = f"no IngressClass {ingress.class_name}: see kubectl get ingressclasses, correct ingress.className "
-        text += "(an operator with Roles only knows those of its ZIMAGE_OPERATOR_INGRESS_CLASSES)"
-        return false(kind, "ClassNotFound", text)
-    if not dialect:
-        text = (
-            f"IngressClass {ingress.class_name} belongs to {observed.ingress_class.controller}, which is not supported"
-        )
-        return false(kind, "DialectUnsupported", f"{text}: use a class of traefik.io/ingress-controller")
+    if entrance.reason:
+        return false(kind, entrance.reason, entrance.message)
     refused = refusal(kind, observed, ROUTE_KINDS)
     if refused:
         return refused
     rival = observed.exposure.rival
     if rival:
         return false(kind, rival.reason, rival.message)
-    if Ref("Ingress", service.namespace, service.name) in observed.existing:
-        return true(kind, "Published", f"https://{ingress.host}/ by {dialect}")
-    return withheld(service, observed, now) or unknown(kind, "Applying", "the route is being applied")
+    if route(service) not in observed.existing:
+        return withheld(service, observed, now) or unknown(kind, "Applying", "the route is being applied")
+    return taken(service, observed) or true(kind, "Published", told(published.host, entrance))
+
+
+def taken(service: ZImageService, observed: Observed) -> Judgement | None:
+    """Say what the edge's controller has against the route, or that it has not answered; None where it has taken it."""
+    kind = "IngressReady"
+    ours = {ref: one for ref, one in observed.verdicts.items() if ref.kind in ROUTE_KINDS}
+    for ref, message in refused_by_edge(ours):
+        return false(kind, "RefusedByEdge", f"the edge does not take {ref.kind} {ref.name}: {message}")
+    # A Policy of F5's is told of only where something is wrong with it, or where it is used.
+    waiting = sorted(ref for ref, one in ours.items() if one.state == "pending" and ref.kind != "Policy")
+    if not waiting:
+        return None
+    gateway = service.spec.gateway
+    whom = f"Gateway {gateway.parent_ref.name}" if gateway else "the edge"
+    text = f"{whom} has not answered yet whether it takes {waiting[0].kind} {waiting[0].name}"
+    return unknown(kind, "WaitingForGateway", f"{text}: is its controller running?")
+
+
+def told(host: str, entrance: Entrance) -> str:
+    """Say where it is published, who sees to what, and what everybody should know of this edge."""
+    left = f"; by the workers alone: {', '.join(entrance.left)}" if entrance.left else ""
+    return f"https://{host}/ by {entrance.dialect}{left}{'; ' if entrance.note else ''}{entrance.note}"
+
+
+def route(service: ZImageService) -> Ref:
+    """Name the object that publishes a service."""
+    return Ref("HTTPRoute" if service.spec.gateway else "Ingress", service.namespace, service.name)
 
 
 # What can be true or false without a single worker.
@@ -435,13 +477,11 @@ def ready(service: ZImageService, judgements: list[Judgement]) -> Judgement:
             return Judgement("Ready", state, found.reason, found.message)
     if service.spec.suspend:
         return true("Ready", "Suspended", "suspended as asked: nothing runs and nothing is published")
-    where = f"https://{service.spec.ingress.host}/" if service.spec.ingress else "inside the cluster only"
+    where = f"https://{service.spec.published.host}/" if service.spec.published else "inside the cluster only"
     return true("Ready", "Ready", f"serving, {where}")
 
 
-def status(
-    service: ZImageService, observed: Observed, dialect: str, previous: Mapping[str, Any], now: datetime
-) -> dict[str, Any]:
+def status(service: ZImageService, observed: Observed, previous: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     """Build the whole status of a service with a sound spec."""
     parts: list[Judgement | None]
     if service.spec.suspend:
@@ -454,7 +494,7 @@ def status(
             exposure_as_declared(observed),
             auth_configured(service, observed, now),
             certificate_ready(service, observed, now),
-            ingress_ready(service, observed, dialect, now),
+            ingress_ready(service, observed, now),
             template_update_available(service, observed),
         ]
     judgements = [item for item in parts if item]
@@ -478,7 +518,7 @@ def status(
     expiry = min((item.not_after for item in postures(observed) if item.not_after), default=None)
     optional: dict[str, Any] = {
         "url": url,
-        "dialect": dialect,
+        "dialect": observed.entrance.dialect,
         "templateRevision": facts.revision if facts else "",
         "certificate": {"notAfter": rfc3339(expiry)} if expiry else None,
         "exposures": exposures(observed.exposure.holes),
@@ -499,8 +539,8 @@ def device(service: ZImageService) -> str:
 
 def address(service: ZImageService, observed: Observed) -> str:
     """Give the published address, once there is one."""
-    published = Ref("Ingress", service.namespace, service.name) in observed.existing
-    return f"https://{service.spec.ingress.host}/" if published and service.spec.ingress else ""
+    published = service.spec.published
+    return f"https://{published.host}/" if published and route(service) in observed.existing else ""
 
 
 def stalled(body: Mapping[str, Any], error: InvalidSpec, previous: Mapping[str, Any], now: datetime) -> dict[str, Any]:

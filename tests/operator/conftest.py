@@ -18,7 +18,8 @@ from support import CLASS, ROOT, Operator, claim, eventually, mutation, publishe
 def installed(control_plane: ControlPlane) -> ControlPlane:
     """The control plane with our CRD, Traefik's CRDs, the class, and the operator's rights."""
     control_plane.kubectl("apply", "--server-side", "-f", ROOT / "crds")
-    for crds in (binaries.traefik_crds(), binaries.route_crds()):
+    others = (binaries.traefik_crds(), binaries.gateway_crds(), binaries.envoy_crds(), binaries.certificate_crd())
+    for crds in (*others, ROOT / "tests" / "operator" / "f5-policy-crd.yaml"):
         control_plane.kubectl("apply", "--server-side", "-f", crds)
     documents = list(yaml.safe_load_all((ROOT / "operator" / "install.yaml").read_text()))
     # Here the operator runs beside the cluster: its Deployment would be a second one.

@@ -50,7 +50,7 @@ def roles(installed: ControlPlane, operator: Operator, tmp_path_factory: pytest.
     installed.apply(*spaces, *(item for item in documents() if item["kind"] != "Deployment"))
     for place in PLACES:
         claim(installed, place)
-    classes = "traefik=traefik.io/ingress-controller"
+    classes = "traefik=traefik.io/ingress-controller,f5=nginx.org/ingress-controller"
     settings = {"ZIMAGE_OPERATOR_WATCH_NAMESPACES": ",".join(PLACES), "ZIMAGE_OPERATOR_INGRESS_CLASSES": classes}
     settings |= {f"ZIMAGE_OPERATOR_{name}": text for name, text in BOUNDS.items()}
     process = Operator(installed, Path(tmp_path_factory.mktemp("roles")), HOME, **settings)
@@ -78,12 +78,17 @@ def test_a_service_is_published_and_taken_back(roles: Operator, place: str) -> N
     # A hand edit comes back: the watches work.
     cluster.kubectl("-n", place, "delete", "netpol", "studio")
     eventually(lambda: cluster.kubectl("-n", place, "get", "netpol", "-o", "name").strip(), "the policy is back")
+    # Another edge, of which the class was told too, with a certificate that is yet to be issued.
+    f5 = {"host": "img.example.org", "className": "f5", "tls": {"issuerRef": {"name": "ca"}}}
+    cluster.apply(smallest(namespace=place, ingress=f5, **generated, **processor))
+    made = "policies.k8s.nginx.org,certificates.cert-manager.io"
+    eventually(lambda: len(cluster.kubectl("-n", place, "get", made, "-o", "name").split()) == 2, "both are made")
     # Without a worker nobody needs the devices, but the claim for them stands.
     cluster.apply(smallest(namespace=place, suspend=True, gpu={"deviceClassName": DRIVER}))
     wait_for(cluster, place, "Suspended")
     assert len(cluster.get("resourceclaimtemplates", "-n", place)["items"]) == 1
     cluster.apply(smallest(namespace=place, ingress=None, **processor))
-    gone = "ing,middleware,tlsoption,hpa,resourceclaimtemplate"
+    gone = f"ing,middleware,tlsoption,hpa,resourceclaimtemplate,{made}"
     eventually(lambda: not cluster.kubectl("-n", place, "get", gone, "-o", "name"), "what is not asked for is gone")
     eventually(lambda: "credentials" not in cluster.kubectl("-n", place, "get", "cm", "-o", "name"), "no credentials")
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import smallest
-from zimage_operator.errors import Issuing, NotOwned
+from zimage_operator.entrances import Entrance, Entrances, Verdict
+from zimage_operator.errors import CertManagerMissing, Issuing, NotOwned
 from zimage_operator.exposure import Exposure, Hole
 from zimage_operator.manifest import Ref
 from zimage_operator.names import MAX_EXPOSURES
 from zimage_operator.observed import (
-    ClassFacts,
     DeploymentFacts,
     EdgeReport,
     Observed,
@@ -32,6 +32,7 @@ from zimage_operator.status import status, unprotected, withheld
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 SERVICE = parse(smallest(namespace="team-a"))
 REQUIRED = parse(smallest(namespace="team-a", network={"enforcement": "Required"}))
+ENTRANCE = Entrance("traefik.io/ingress-controller", dialect="traefik")
 NAMES = ("NetworkPolicy", "Deployment", "Ingress")
 ALL = frozenset(Ref(kind, "team-a", "studio") for kind in NAMES)
 POD = PodFacts("team-a", "studio-x", "u", "studio", "r", "192.0.2.1", "Running", True, False, "", "", "", "", None)
@@ -48,14 +49,14 @@ def observed(**changes: Any) -> Observed:
         "deployment": deployment(),
         "pods": (POD,),
         "reports": {"u": Report("blocked", LOADED)},
-        "ingress_class": ClassFacts("traefik.io/ingress-controller"),
+        "entrance": ENTRANCE,
         "probing": True,
     }
     return Observed(**{**facts, **changes})
 
 
 def found(facts: Observed, service: Any = SERVICE) -> dict[str, dict[str, Any]]:
-    return {item["type"]: item for item in status(service, facts, "traefik", {}, NOW)["conditions"]}
+    return {item["type"]: item for item in status(service, facts, {}, NOW)["conditions"]}
 
 
 WIDE = Hole("OtherPolicyWidens", Ref("NetworkPolicy", "team-a", "wide"), "NetworkPolicy wide admits everybody")
@@ -86,7 +87,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "no user": ({"reports": posture(users=0)}, "AuthConfigured", "SecretMalformed"),
     "an expired certificate": ({"reports": posture(not_after=NOW)}, "CertificateReady", "CertificateExpired"),
     "another host": ({"reports": posture(matches_host=False)}, "CertificateReady", "HostMismatch"),
-    "no class": ({"ingress_class": None}, "IngressReady", "ClassNotFound"),
+    "no class": ({"entrance": Entrances().entrance(SERVICE)}, "IngressReady", "ClassNotFound"),
     "a hole": ({"exposure": Exposure((WIDE,))}, "ExposureAsDeclared", "OtherPolicyWidens"),
     "a host that is taken": ({"exposure": Exposure(rival=RIVAL)}, "IngressReady", "HostConflict"),
     "a door that lets strangers in": ({"edge": EdgeReport("open", "200")}, "AuthConfigured", "EdgeOpen"),
@@ -211,7 +212,7 @@ def test_a_hole_is_told_and_takes_nothing_away() -> None:
     conditions = found(observed(exposure=Exposure((WIDE, DOOR))))
     assert conditions["Ready"]["status"] == "True"
     assert conditions["ExposureAsDeclared"]["message"] == "NetworkPolicy wide admits everybody; also Ingress door"
-    listed = status(SERVICE, observed(exposure=Exposure((WIDE, DOOR))), "traefik", {}, NOW)["exposures"]
+    listed = status(SERVICE, observed(exposure=Exposure((WIDE, DOOR))), {}, NOW)["exposures"]
     assert [item["name"] for item in listed] == ["wide", "door"]
 
 
@@ -224,7 +225,7 @@ def test_walls_that_do_not_hold_are_explained_by_the_hole_that_is_known() -> Non
 
 def test_a_status_lists_no_more_holes_than_the_schema_takes() -> None:
     many = Exposure(tuple(Hole("ExtraRoute", Ref("Ingress", "a", f"d{n}"), "m") for n in range(MAX_EXPOSURES + 9)))
-    document = status(SERVICE, observed(exposure=many), "traefik", {}, NOW)
+    document = status(SERVICE, observed(exposure=many), {}, NOW)
     assert len(document["exposures"]) == MAX_EXPOSURES
     assert document["conditions"]
     message = next(item["message"] for item in document["conditions"] if item["type"] == "ExposureAsDeclared")
@@ -254,7 +255,7 @@ def test_what_the_edge_answers_is_in_the_message(edge: EdgeReport | None, text: 
 
 def written(at: datetime, previous: dict[str, Any], **changes: Any) -> dict[str, Any]:
     reports = {"u": Report("blocked", LOADED, at=at)}
-    return status(SERVICE, observed(reports=reports, **changes), "traefik", previous, NOW)
+    return status(SERVICE, observed(reports=reports, **changes), previous, NOW)
 
 
 def test_a_probe_that_finds_the_same_is_recorded_once_an_hour() -> None:
@@ -281,12 +282,12 @@ def test_the_time_is_that_of_the_worker_seen_longest_ago() -> None:
     second = PodFacts(**{**{name: getattr(POD, name) for name in POD.__dataclass_fields__}, "uid": "v"})
     reports = {"u": Report("blocked", LOADED, at=NOW), "v": Report("blocked", LOADED, at=NOW - timedelta(minutes=2))}
     facts = observed(pods=(POD, second), reports=reports)
-    assert status(SERVICE, facts, "traefik", {}, NOW)["lastProbeTime"] == "2026-11-23T23:58:00Z"
+    assert status(SERVICE, facts, {}, NOW)["lastProbeTime"] == "2026-11-23T23:58:00Z"
 
 
 def test_no_time_is_claimed_where_nothing_was_tested() -> None:
     facts = observed(reports={"u": Report("untested", LOADED, at=NOW)})
-    assert "lastProbeTime" not in status(SERVICE, facts, "traefik", {}, NOW)
+    assert "lastProbeTime" not in status(SERVICE, facts, {}, NOW)
 
 
 def test_no_new_route_without_credentials_and_certificate() -> None:
@@ -326,9 +327,9 @@ def test_the_laws_hold_for_all_facts(
         probing=probing,
         exposure=exposure,
         edge=edge,
-        ingress_class=ClassFacts("traefik.io/ingress-controller") if classed else None,
+        entrance=ENTRANCE if classed else Entrance(reason="ClassNotFound", message="no IngressClass"),
     )
-    document = status(service, seen, "traefik" if classed else "", {}, NOW)
+    document = status(service, seen, {}, NOW)
     conditions = {item["type"]: item for item in document["conditions"]}
     assert all(item["reason"] and item["message"] for item in conditions.values())
     if conditions["Ready"]["status"] == "True":
@@ -345,4 +346,61 @@ def test_the_laws_hold_for_all_facts(
     # A time is claimed only beside what was tested then.
     assert ("lastProbeTime" in document) == (isolation != "untested" and facts is not None)
     # The second pass over its own result changes nothing.
-    assert status(service, seen, "traefik" if classed else "", document, NOW + timedelta(hours=1)) == document
+    assert status(service, seen, document, NOW + timedelta(hours=1)) == document
+
+
+ISSUED = parse(
+    smallest(
+        namespace="team-a",
+        ingress={"host": "img.example.org", "className": "traefik", "tls": {"issuerRef": {"name": "ca"}}},
+    )
+)
+CERTIFICATE = Ref("Certificate", "team-a", "studio-tls")
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason", "told"),
+    [
+        ({"verdicts": {}}, "Issuing", "Issuer ca exists"),
+        ({"verdicts": {CERTIFICATE: Verdict("refused", "Failed: no")}}, "Issuing", "Failed: no"),
+        ({"verdicts": {CERTIFICATE: Verdict("accepted")}}, "Loaded", "Secret studio-tls"),
+        (
+            {"refused": (CertManagerMissing("Certificate", "studio-tls", "install it: …"),)},
+            "CertManagerMissing",
+            "install it",
+        ),
+    ],
+)
+def test_a_certificate_is_waited_for_with_what_cert_manager_says(facts: Any, reason: str, told: str) -> None:
+    condition = found(observed(**facts), ISSUED)["CertificateReady"]
+    assert condition["reason"] == reason
+    assert told in condition["message"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status", "reason"),
+    [
+        (Verdict("accepted"), "True", "Published"),
+        (Verdict("pending"), "Unknown", "WaitingForGateway"),
+        (Verdict("refused", "NotAllowedByListeners: no"), "False", "RefusedByEdge"),
+    ],
+)
+def test_a_route_is_published_when_the_gateway_takes_it(verdict: Verdict, status: str, reason: str) -> None:
+    parent = {"name": "edge", "namespace": "dmz", "sectionName": "https"}
+    service = parse(
+        smallest(namespace="team-a", ingress=None, gateway={"host": "img.example.org", "parentRef": parent})
+    )
+    route = Ref("HTTPRoute", "team-a", "studio")
+    facts = observed(existing=ALL | {route}, verdicts={route: verdict}, entrance=Entrance("c", dialect="gateway"))
+    condition = found(facts, service)["IngressReady"]
+    assert (condition["status"], condition["reason"]) == (status, reason)
+    assert "CertificateReady" not in found(facts, service)
+
+
+def test_the_status_says_what_the_workers_alone_do() -> None:
+    entrance = Entrance("c", dialect="plain", left=("auth", "rateLimit"), note="strangers reach the worker's login")
+    message = found(observed(entrance=entrance))["IngressReady"]["message"]
+    assert "by plain; by the workers alone: auth, rateLimit; strangers reach the worker's login" in message
+    lacking = replace(entrance, reason="DialectUnsupported", message="allowedSourceRanges is written", unsafe=True)
+    assert unprotected(SERVICE, observed(entrance=lacking))
+    assert withheld(SERVICE, observed(entrance=lacking), NOW).reason == "DialectUnsupported"

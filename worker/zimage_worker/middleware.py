@@ -7,7 +7,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from .addresses import client_address, host_allowed
@@ -26,11 +26,12 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 # A prompt of 2,000 characters with every extension is below 20 kB.
 BODY_MAX_BYTES = 64 * 1024
-# The one path with pictures in its body: a PNG of 4096 x 4096 photographed pixels is about that large.
+# The one path with pictures in its body: up to ZIMAGE_MAX_BODY_BYTES.
 UPLOAD_PATH = "/v1/images/edits"
-UPLOAD_MAX_BYTES = 24 * 1024 * 1024
 # All uploads together, each known by name before its first byte is kept: what they may cost of the pod's memory.
 UPLOADS_MAX_BYTES = 128 * 1024 * 1024
+# A year: the least that browsers' preload lists ask for.
+HSTS = (b"strict-transport-security", b"max-age=31536000")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -88,7 +89,7 @@ class Envelope:
                 kept = [(key, value) for key, value in message.get("headers", []) if key != b"server"]
                 # The page alone has a policy of its own; everything else gets the strictest.
                 own = {key for key, _ in kept}
-                added = [each for each in SECURITY_HEADERS if each[0] not in own]
+                added = [each for each in (*SECURITY_HEADERS, *self.promises(scope)) if each[0] not in own]
                 message["headers"] = [*kept, *added, (b"x-request-id", name.encode())]
             elif scope["method"] != "HEAD":
                 sent["bytes"] += len(message.get("body", b""))
@@ -113,6 +114,10 @@ class Envelope:
     def address(self, scope: MutableMapping[str, Any]) -> str:
         """The peer."""
         return scope["client"][0] if scope.get("client") else ""
+
+    def promises(self, _scope: MutableMapping[str, Any]) -> Iterable[tuple[bytes, bytes]]:
+        """Headers that depend on the way to here."""
+        return ()
 
     def worth_a_line(self, _status: int) -> bool:
         """Every request is."""
@@ -159,13 +164,17 @@ class Surroundings(Envelope):
         """The client behind the proxies that we trust."""
         return client_address(super().address(scope), header(scope, b"x-forwarded-for"), self.settings.trusted_proxies)
 
+    def promises(self, scope: MutableMapping[str, Any]) -> Iterable[tuple[bytes, bytes]]:
+        """Through TLS, as the edge tells: nothing but TLS from now on. Who forges it binds nobody but himself."""
+        return (HSTS,) if header(scope, b"x-forwarded-proto") == ["https"] else ()
+
     async def guarded(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Host, then body, then the app."""
         try:
             if not host_allowed(header(scope, b"host"), self.settings.allowed_hosts):
                 raise WrongHost("This service does not answer to that host name.")
             if scope["path"] == UPLOAD_PATH:
-                upload = Upload(scope, receive, send)
+                upload = Upload(scope, receive, send, self.settings.max_body_bytes)
                 await self.app(scope, upload.receive, upload.send)
                 return
             replay = await bounded(scope, receive)
@@ -191,11 +200,11 @@ def ensure_short(scope: MutableMapping[str, Any], most_bytes: int) -> None:
 class Upload:
     """A body that the app reads itself, once it knows the caller: nothing of a stranger's is kept."""
 
-    def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        ensure_short(scope, UPLOAD_MAX_BYTES)
+    def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send, most_bytes: int) -> None:
+        ensure_short(scope, most_bytes)
         self.source = receive
         self.sink = send
-        self.left_bytes = UPLOAD_MAX_BYTES
+        self.most_bytes = self.left_bytes = most_bytes
         self.complete = False
         # Whoever asks first has sent nothing, and is told before sending anything.
         self.asks_first = bool(header(scope, b"expect"))
@@ -214,7 +223,7 @@ class Upload:
         self.complete = not message.get("more_body", False)
         if self.left_bytes < 0:
             self.complete = True
-            raise BodyTooLarge(f"The body is larger than {UPLOAD_MAX_BYTES} bytes.")
+            raise BodyTooLarge(f"The body is larger than {self.most_bytes} bytes.")
         return message
 
     async def send(self, message: Message) -> None:

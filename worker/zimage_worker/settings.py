@@ -22,6 +22,9 @@ QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(Ki|Mi|Gi|Ti|k|M|G|T)?")
 UNITS = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
+BODY_LEAST_BYTES, BODY_MOST_BYTES = 64 * 1024, 24 * 1024 * 1024
+
+
 class SettingsWrong(Exception):
     """One line a mistake: the variable, the problem, what to write."""
 
@@ -56,6 +59,7 @@ class Settings:
     trusted_proxies: tuple[Network, ...]
     rate_limit_per_minute: int
     rate_limit_burst: int
+    max_body_bytes: int
     queue_length: int
     request_timeout_seconds: int
     drain_seconds: int
@@ -177,6 +181,8 @@ def parse(environ: Mapping[str, str]) -> Settings:
         trusted_proxies=read.parsed("ZIMAGE_TRUSTED_PROXIES", networks, (), "CIDRs such as 10.0.0.0/8,fd00::/8"),
         rate_limit_per_minute=read.number("ZIMAGE_RATE_LIMIT_PER_MINUTE", 60, 1, 1_000_000),
         rate_limit_burst=read.number("ZIMAGE_RATE_LIMIT_BURST", 20, 1, 1_000_000),
+        # 24 MiB: a PNG of 4096 x 4096 photographed pixels is about that large. 64 KiB: the longest prompt.
+        max_body_bytes=read.number("ZIMAGE_MAX_BODY_BYTES", BODY_MOST_BYTES, BODY_LEAST_BYTES, BODY_MOST_BYTES),
         queue_length=read.number("ZIMAGE_QUEUE_LENGTH", 16, 1, 10_000),
         request_timeout_seconds=read.number("ZIMAGE_REQUEST_TIMEOUT_SECONDS", 300, 1, 86_400),
         drain_seconds=read.number("ZIMAGE_DRAIN_SECONDS", 120, 0, 86_400),

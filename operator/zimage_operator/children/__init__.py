@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..manifest import Environment, Manifest
 from ..spec import ZImageService
 from .autoscaler import autoscaler
+from .certificate import certificate
 from .claimtemplate import claim_template
 from .configmap import config_map
 from .credentials import issue
@@ -43,4 +44,5 @@ def children(service: ZImageService, environment: Environment, template: Templat
         cluster_service(service),
         disruption_budget(service),
         *([autoscaler(service, scaled)] if scaled else []),
+        *certificate(service),
     ]

@@ -15,6 +15,7 @@ from ..names import (
     SIGNING_KEY,
     SIGNING_MOUNT,
 )
+from ..quantities import quantity
 from ..spec import Auth, RateLimit, ZImageService
 
 HTPASSWD_FILE = f"{BASIC_MOUNT}/htpasswd"
@@ -30,8 +31,8 @@ def config_map(service: ZImageService, values: dict[str, str]) -> Manifest:
 
 def settings(service: ZImageService) -> dict[str, str]:
     """Give the worker's environment; units are in the names."""
-    spec, ingress = service.spec, service.spec.ingress
-    limits = ingress.rate_limit if ingress else RateLimit()
+    spec, published = service.spec, service.spec.published
+    limits = published.rate_limit if published else RateLimit()
     path = service.model.source.path
     values: dict[str, object] = {
         "ZIMAGE_MODEL_PATH": f"{MODEL_MOUNT}/{path}" if path else MODEL_MOUNT,
@@ -53,7 +54,10 @@ def settings(service: ZImageService) -> dict[str, str]:
     values |= auth_settings(service.auth)
     if spec.gpu.count and spec.gpu.memory:
         values["ZIMAGE_GPU_MEMORY"] = spec.gpu.memory
-    if ingress:
+    if published:
+        # The edge's own limit again: not every edge has one.
+        values["ZIMAGE_MAX_BODY_BYTES"] = int(quantity(published.max_body_size))
+    if service.tls_secret:
         values["ZIMAGE_CERTIFICATE_FILE"] = CERTIFICATE_FILE
     return {name: str(value) for name, value in values.items()}
 
@@ -82,4 +86,4 @@ def hosts(service: ZImageService) -> list[str]:
     """Give the names that the worker answers to: the published one first, which its certificate must cover."""
     name, namespace = service.name, service.namespace
     inside = [name, f"{name}.{namespace}", f"{name}.{namespace}.svc", f"{name}.{namespace}.svc.cluster.local"]
-    return [service.spec.ingress.host, *inside] if service.spec.ingress else inside
+    return [service.spec.published.host, *inside] if service.spec.published else inside

@@ -160,10 +160,9 @@ def volumes(service: ZImageService) -> list[Manifest]:
     if service.auth.basic:
         items.append(secret_volume("basic", service.basic_secret, BASIC_KEY, "htpasswd"))
     items += token_volumes(service.auth)
-    if service.spec.ingress and service.spec.ingress.tls:
+    if service.tls_secret:
         # The certificate alone, for the posture: the key stays with the edge.
-        name = service.spec.ingress.tls.secret_name
-        items.append(secret_volume("certificate", name, CERTIFICATE_KEY, CERTIFICATE_KEY))
+        items.append(secret_volume("certificate", service.tls_secret, CERTIFICATE_KEY, CERTIFICATE_KEY))
     return items
 
 

@@ -43,10 +43,22 @@ def without_host_fields(template: Template) -> Template:
     return replace(template, pod={key: value for key, value in template.pod.items() if key not in sent})
 
 
+# What was in force before it could be written.
+FORMER_BODY_BYTES = str(4 * 1024 * 1024)
+
+
+def without_body_limit(template: Template) -> Template:
+    """Before ingress.maxBodySize. Only where it says what it says by default: a wish of the user's is no upgrade."""
+    name = "ZIMAGE_MAX_BODY_BYTES"
+    if template.settings.get(name) != FORMER_BODY_BYTES:
+        return template
+    return replace(template, settings={key: value for key, value in template.settings.items() if key != name})
+
+
 # How the template looked before, one step back each, newest first. Whoever changes what pod.py
 # or configmap.py build of an unchanged spec adds a step, or every upgrade restarts every GPU pod:
 # tests/operator/test_upgrade.py holds the frozen templates of former operators against this list.
-FORMER: tuple[Callable[[Template], Template], ...] = (without_host_fields,)
+FORMER: tuple[Callable[[Template], Template], ...] = (without_body_limit, without_host_fields)
 
 
 def shapes(template: Template) -> Iterator[Template]:

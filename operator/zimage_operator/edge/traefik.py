@@ -7,10 +7,12 @@ reference. A Middleware or TLSOption that is missing makes Traefik answer 404: i
 from __future__ import annotations
 
 from ..manifest import Manifest, manifest
-from ..names import HTTP_PORT, HTTP_PORT_NAME, SIGN_IN
-from ..spec import Ingress, ZImageService
+from ..names import SIGN_IN
+from ..spec import ZImageService
+from .common import BODY, TIMEOUT, checked, ingress, published, verify_address, ways
 
 NAME = "traefik"
+NOTE = ""
 API = "traefik.io/v1alpha1"
 ANNOTATION = "traefik.ingress.kubernetes.io/router"
 # One year: the least that browsers' preload lists ask for.
@@ -33,18 +35,18 @@ def middlewares(service: ZImageService) -> list[Manifest]:
 
     The limiter stands before the password check: bcrypt is what an attacker would make us compute.
     """
-    ingress = published(service)
+    wanted = published(service)
     chain: list[Manifest] = []
-    if ingress.allowed_source_ranges:
-        ranges = {"sourceRange": list(ingress.allowed_source_ranges)}
+    if wanted.allowed_source_ranges:
+        ranges = {"sourceRange": list(wanted.allowed_source_ranges)}
         chain.append(middleware(service, "allow", {"ipAllowList": ranges}))
     limit = {
-        "average": ingress.rate_limit.requests_per_minute,
+        "average": wanted.rate_limit.requests_per_minute,
         "period": "1m",
-        "burst": ingress.rate_limit.burst,
+        "burst": wanted.rate_limit.burst,
     }
     chain.append(middleware(service, "rate-limit", {"rateLimit": limit}))
-    if service.auth.in_force != "None":
+    if checked(service):
         chain.append(middleware(service, AUTH, authentication(service)))
     headers = {
         "stsSeconds": HSTS_SECONDS,
@@ -70,8 +72,7 @@ def authentication(service: ZImageService) -> Manifest:
         return {"basicAuth": {"secret": service.basic_secret, "realm": "zimage", "removeHeader": False}}
     # Without a worker Traefik answers 500: closed. Nothing of the client but the credentials is passed on,
     # and nothing of the answer: the worker asks again.
-    address = f"http://{service.name}.{service.namespace}.svc:{HTTP_PORT}/auth/verify"
-    asked = {"address": address, "trustForwardHeader": False, "authRequestHeaders": ["Authorization"]}
+    asked = {"address": verify_address(service), "trustForwardHeader": False, "authRequestHeaders": ["Authorization"]}
     return {"forwardAuth": {**asked, "maxResponseBodySize": ANSWER_BYTES}}
 
 
@@ -80,60 +81,36 @@ def middleware(service: ZImageService, name: str, spec: Manifest) -> Manifest:
     return manifest(API, "Middleware", service, name, spec=spec)
 
 
-def published(service: ZImageService) -> Ingress:
-    """Give the ingress part; only services that have one get here."""
-    assert service.spec.ingress
-    return service.spec.ingress
+def left(_: ZImageService) -> list[str]:
+    """Its limit of bodies holds streams back, and it waits for an answer as long as the worker takes."""
+    return [BODY, TIMEOUT]
+
+
+def lacks(_: ZImageService) -> str:
+    """Nothing that is asked for is missing."""
+    return ""
+
+
+def unasked(service: ZImageService) -> list[Manifest]:
+    """Give the chain without the question for credentials, for POST /token."""
+    return [item for item in middlewares(service) if item["metadata"]["name"] != f"{service.name}-{AUTH}"]
 
 
 def routes(service: ZImageService) -> list[Manifest]:
-    """Build the Ingress: one host, one path, one backend; and one for POST /token where that is on.
-
-    /token is where a password is shown, in a form that no edge can read: it has every other
-    protection, and the worker's own check.
-    """
-    chain = middlewares(service)
-    items = [route(service, "", "/", "Prefix", chain)]
-    if service.auth.tokens:
-        unasked = [item for item in chain if item["metadata"]["name"] != f"{service.name}-{AUTH}"]
-        token = route(service, SIGN_IN, "/token", "Exact", unasked)
-        # By itself Traefik prefers the longer rule, and PathPrefix(`/`) is longer than Path(`/token`).
-        token["metadata"]["annotations"][f"{ANNOTATION}.priority"] = FIRST_PRIORITY
-        items.append(token)
-    return items
+    """Build the Ingress: one host, one path, one backend; and one for POST /token where that is on."""
+    return [ingress(service, way, router(service, way[0])) for way in ways(service)]
 
 
-def route(service: ZImageService, name: str, where: str, match: str, chain: list[Manifest]) -> Manifest:
-    """Build one Ingress with one path, behind `chain`."""
-    ingress = published(service)
-    assert ingress.tls, "rules let no ingress without TLS pass"
-    backend = {"service": {"name": service.name, "port": {"name": HTTP_PORT_NAME}}}
-    path = {"path": where, "pathType": match, "backend": backend}
-    item = manifest(
-        "networking.k8s.io/v1",
-        "Ingress",
-        service,
-        name,
-        spec={
-            "ingressClassName": ingress.class_name,
-            "tls": [{"hosts": [ingress.host], "secretName": ingress.tls.secret_name}],
-            "rules": [{"host": ingress.host, "http": {"paths": [path]}}],
-        },
-    )
-    item["metadata"]["annotations"] = router(service, chain)
-    return item
-
-
-def router(service: ZImageService, chain: list[Manifest]) -> dict[str, str]:
-    """Name the helpers as Traefik does: NAMESPACE-NAME@kubernetescrd."""
+def router(service: ZImageService, name: str, joint: str = "-") -> dict[str, str]:
+    """Name the helpers as Traefik does: NAMESPACE-NAME@kubernetescrd; `joint`: what stands between the two."""
+    chain = unasked(service) if name == SIGN_IN else middlewares(service)
+    # By itself Traefik prefers the longer rule, and PathPrefix(`/`) is longer than Path(`/token`).
+    first = {f"{ANNOTATION}.priority": FIRST_PRIORITY} if name == SIGN_IN else {}
+    named = [f"{service.namespace}{joint}{item['metadata']['name']}@kubernetescrd" for item in chain]
     return {
-        f"{ANNOTATION}.middlewares": ",".join(reference(item) for item in chain),
+        f"{ANNOTATION}.middlewares": ",".join(named),
         # A router with TLS alone: over plain HTTP there is nothing of this service.
         f"{ANNOTATION}.tls": "true",
-        f"{ANNOTATION}.tls.options": f"{service.namespace}-{service.name}-tls@kubernetescrd",
+        f"{ANNOTATION}.tls.options": f"{service.namespace}{joint}{service.name}-tls@kubernetescrd",
+        **first,
     }
-
-
-def reference(item: Manifest) -> str:
-    """Give the name by which a router refers to a custom resource."""
-    return f"{item['metadata']['namespace']}-{item['metadata']['name']}@kubernetescrd"

@@ -11,7 +11,8 @@ from ..dependencies import ClientGone, Parts
 from ..edits import Form
 from ..errors import BadRequest, UnsupportedMediaType
 from ..images import ImageOrder
-from ..middleware import BODY_MAX_BYTES, UPLOAD_MAX_BYTES
+from ..middleware import BODY_MAX_BYTES
+from ..settings import BODY_MOST_BYTES
 
 # One picture and a mask; more are refused by name, not by count.
 FILES_MAX = 16
@@ -21,7 +22,7 @@ FIELDS_MAX = 64
 class InMemory(MultiPartParser):
     """Starlette's parser without its temporary files: the pod's root is read-only, and the body is bounded."""
 
-    spool_max_size = UPLOAD_MAX_BYTES + 1
+    spool_max_size = BODY_MOST_BYTES + 1
 
 
 async def uploaded(request: Request, parts: Parts) -> ImageOrder:
@@ -38,7 +39,7 @@ async def uploaded(request: Request, parts: Parts) -> ImageOrder:
         raise UnsupportedMediaType("Send the body uncompressed.", param="content-encoding")
     # A chunked body is as long as it likes, whatever length stands beside it.
     chunked = "transfer-encoding" in request.headers
-    length_bytes = UPLOAD_MAX_BYTES if chunked else int(request.headers.get("content-length", 0))
+    length_bytes = parts.settings.max_body_bytes if chunked else int(request.headers.get("content-length", 0))
     with parts.uploads.held(length_bytes):
         form = await read(request)
         return await parts.encoder.read(form, request.headers.get("accept", ""), parts.settings.limits)

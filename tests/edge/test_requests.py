@@ -1,0 +1,31 @@
+"""The table of requests, through every edge, to a real worker."""
+
+from __future__ import annotations
+
+import pytest
+
+from support import ROOT
+
+from .client import Edge
+from .conftest import OF_NGINX
+from .given import GIVEN, table
+from .requests_table import ROWS, check, title
+
+# The time limit is for the row: the first one waits for all programs.
+pytestmark = pytest.mark.timeout(300, func_only=True)
+EDGES = list(GIVEN)
+
+
+@pytest.fixture(params=EDGES)
+def edge(request: pytest.FixtureRequest) -> Edge:
+    return request.getfixturevalue("nginxes" if request.param in OF_NGINX else "traefiks")[request.param]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row(edge: Edge, row: str) -> None:
+    check(edge, row, GIVEN[edge.name].get(row, "edge"))
+
+
+def test_the_document_is_what_was_tested() -> None:
+    titles = {row: title(row) for row in ROWS}
+    assert table(titles) in (ROOT / "docs" / "edges.md").read_text()
