@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster import packages
-from standalone.lab import Lab, wait
+from standalone.lab import START_SECONDS, Lab, wait
 from support import ROOT
 
 
@@ -30,11 +30,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     packages.ensure(("nginx", "nftables", "iproute2"))
     model = tmp_path_factory.mktemp("model") / "tiny"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "worker")}
-    subprocess.run([sys.executable, "-m", "zimage_worker", "tiny", model], env=environment, check=True, timeout=200)
+    subprocess.run(
+        [sys.executable, "-m", "zimage_worker", "tiny", model], env=environment, check=True, timeout=START_SECONDS
+    )
     made = Lab(tmp_path_factory.mktemp("lab"), Path(model))
     try:
         made.up()
-        wait(made.worker_ready, "the worker is ready")
+        wait(made.worker_ready, "the worker is ready", START_SECONDS)
         yield made
     finally:
         made.end()

@@ -32,12 +32,14 @@ from support import ROOT, smallest
 from zimage_operator.__main__ import DEFAULTS, standalone_order
 from zimage_operator.edge import standalone
 
-from .places import PATIENCE_SECONDS, PYTHON, Place, Program, cable
+from .places import PYTHON, Place, Program, cable
 
 CLIENT, DMZ, DMZ_INSIDE, INNER = "10.77.0.2", "10.77.0.1", "10.78.0.1", "10.78.0.2"
 # All of it is the client: each test has addresses of its own. `narrow` admits the last part.
 POOL, ADMITTED, INSIDE = "10.77.128.0/17", "10.77.255.0/24", "10.77.255.7"
 WORKER, GATEWAY = "172.31.78.2", "172.31.78.1"
+# Generous, and asserted nowhere as a speed: beside a whole cluster torch alone takes minutes to load.
+WAIT_SECONDS, START_SECONDS = 120, 280
 HOSTS = standalone.Hosts(inner=INNER, dmz=DMZ_INSIDE)
 
 
@@ -277,9 +279,9 @@ class Lab:
         )
 
 
-def wait(what: Callable[[], Any], message: str) -> Any:
+def wait(what: Callable[[], Any], message: str, seconds: float = WAIT_SECONDS) -> Any:
     """Until `what` gives something true."""
-    until = time.monotonic() + 2 * PATIENCE_SECONDS
+    until = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < until, message
         time.sleep(0.05)

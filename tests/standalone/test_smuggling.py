@@ -8,9 +8,14 @@ import ssl
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from edge.client import ALICE, basic
 from standalone.lab import Lab, wait
 from standalone.smuggling import variants
+
+# Setting up loads torch twice, which takes minutes on a busy machine.
+pytestmark = pytest.mark.timeout(300, func_only=True)
 
 # Nothing is waited for but silence: who has not answered until then waits for more from us.
 SILENCE_SECONDS = 0.5

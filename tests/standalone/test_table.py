@@ -8,6 +8,9 @@ from edge.client import Edge
 from edge.requests_table import ROWS, check
 from standalone.lab import Lab
 
+# Setting up loads torch twice, which takes minutes on a busy machine.
+pytestmark = pytest.mark.timeout(300, func_only=True)
+
 # What comes from behind nginx.
 GIVEN = {
     "right_password": "worker",

@@ -16,9 +16,12 @@ from typing import Any
 import httpx
 import pytest
 
-from edge.client import ALICE, Edge
-from standalone.lab import ADMITTED, DMZ, DMZ_INSIDE, GATEWAY, INNER, INSIDE, WORKER, Lab, wait
+from edge.client import ALICE, Edge, basic
+from standalone.lab import ADMITTED, DMZ, DMZ_INSIDE, GATEWAY, INNER, INSIDE, START_SECONDS, WORKER, Lab, wait
 from standalone.places import Place
+
+# Setting up loads torch twice, which takes minutes on a busy machine.
+pytestmark = pytest.mark.timeout(300, func_only=True)
 
 # A packet that is dropped is never answered; who waits this long at these cables waits for ever.
 CLOSED_SECONDS = 1.5
@@ -63,12 +66,41 @@ def reached(lab: Lab, seconds: float) -> list[tuple[str, str, int]]:
         return [way for way, found in zip(SHUT, pool.map(opens, SHUT), strict=True) if found]
 
 
+# One datagram needs no way back: it shows each direction by itself.
+DATAGRAMS = [
+    ("container", "dmz", DMZ_INSIDE), ("container", "client", "10.79.0.1"), ("container", "inner", GATEWAY),
+    ("client", "container", WORKER),
+]  # fmt: skip
+
+
+def arrived(lab: Lab, seconds: float) -> list[tuple[str, str, str]]:
+    """Which of the datagrams arrive."""
+
+    def arrives(way: tuple[int, tuple[str, str, str]]) -> bool:
+        number, (sender, receiver, address) = way
+        with getattr(lab, receiver).inside():
+            there = socket.socket(type=socket.SOCK_DGRAM)
+        with getattr(lab, sender).inside():
+            here = socket.socket(type=socket.SOCK_DGRAM)
+        with there, here, contextlib.suppress(TimeoutError):
+            there.bind(("0.0.0.0", 5100 + number))
+            there.settimeout(seconds)
+            here.sendto(b"x", (address, 5100 + number))
+            return bool(there.recv(1))
+        return False
+
+    with ThreadPoolExecutor(len(DATAGRAMS)) as pool:
+        found = pool.map(arrives, enumerate(DATAGRAMS))
+        return [way for way, came in zip(DATAGRAMS, found, strict=True) if came]
+
+
 def test_only_the_dmz_host_reaches_the_door_and_nothing_leaves_the_worker(lab: Lab) -> None:
     # The ways back that a flat network would have.
     for place in (lab.dmz, lab.client):
         place.run("ip", "route", "replace", "172.31.78.0/29", "via", INNER if place is lab.dmz else "10.79.0.2")
     with listening(lab.inner, 9090, 5000), listening(lab.dmz, 7860, 9090, 5000), listening(lab.client, 5000):
         assert reached(lab, CLOSED_SECONDS) == []
+        assert arrived(lab, CLOSED_SECONDS) == []
         assert lab.reaches(lab.dmz, INNER, 7860, seconds=OPEN_SECONDS)
         # Who says that he is the DMZ host hears no answer.
         lab.client.run("ip", "address", "add", f"{DMZ_INSIDE}/32", "dev", "inner0")
@@ -79,6 +111,7 @@ def test_only_the_dmz_host_reaches_the_door_and_nothing_leaves_the_worker(lab: L
             for place in (lab.inner, lab.dmz):
                 place.run("nft", "flush", "ruleset")
             assert reached(lab, OPEN_SECONDS) == SHUT
+            assert arrived(lab, OPEN_SECONDS) == DATAGRAMS
         finally:
             lab.load("inner", lab.inner, "any")
             lab.load("dmz", lab.dmz, "any")
@@ -114,13 +147,30 @@ def stream(edge: Edge, steps: int) -> Iterator[Iterator[str]]:
         yield (line.removeprefix("event: ") for line in answer.iter_lines() if line.startswith("event: "))
 
 
+LEFT = 'zimage_requests_total{outcome="disconnected"}'
+
+
+def test_who_waits_for_a_picture_and_leaves_frees_the_device(lab: Lab, edge: Edge) -> None:
+    """Nothing is sent meanwhile: the end of the connection alone tells, through nginx and the door to the worker."""
+    before = lab.metric(LEFT)
+    body = json.dumps({"prompt": "a red fox", "size": "64x64", "steps": 1000})
+    head = [
+        "POST /v1/images/generations HTTP/1.1", f"Host: {edge.hosts['any']}", "Content-Type: application/json",
+        f"Content-Length: {len(body)}", f"Authorization: {basic(ALICE).decode()}", "", body,
+    ]  # fmt: skip
+    with lab.client.inside(), edge.connect("any") as raw:
+        raw.sendall("\r\n".join(head).encode())
+        wait(lambda: lab.metric("zimage_requests_running") == 1, "the worker is at work")
+    wait(lambda: lab.metric(LEFT) == before + 1, "the worker noticed")
+    assert lab.metric("zimage_requests_running") == 0
+
+
 def test_a_stream_arrives_event_by_event_and_who_leaves_frees_the_device(lab: Lab, edge: Edge) -> None:
-    left = 'zimage_requests_total{outcome="disconnected"}'
-    before = lab.metric(left)
+    before = lab.metric(LEFT)
     with lab.client.inside(), stream(edge, 1000) as names:
         seen = [next(names) for _ in range(3)]
         assert lab.metric("zimage_requests_running") == 1, f"{seen} came with the last"
-    wait(lambda: lab.metric(left) == before + 1, "the worker noticed")
+    wait(lambda: lab.metric(LEFT) == before + 1, "the worker noticed")
     assert lab.metric("zimage_requests_running") == 0
 
 
@@ -278,7 +328,7 @@ def test_while_the_worker_restarts_everybody_is_told_to_come_again(lab: Lab, edg
         assert edge.ask("any").status_code == 503
         lab.start_worker()
         statuses: set[int] = set()
-        wait(lambda: answered(edge, statuses) == 200, "the worker is back")
+        wait(lambda: answered(edge, statuses) == 200, "the worker is back", START_SECONDS)
     assert statuses <= {503, 200}
 
 
