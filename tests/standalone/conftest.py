@@ -27,7 +27,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Four hosts with everything in force, and the worker ready."""
     if sys.platform != "linux" or os.geteuid() != 0:
         cannot("hosts of a test are namespaces: they need Linux and root")
-    packages.ensure(("nginx", "nftables", "iproute2"))
+    packages.ensure(("nginx", "nftables", "iproute2", "procps"))
     model = tmp_path_factory.mktemp("model") / "tiny"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "worker")}
     subprocess.run(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from math import ceil
 
+from ...quantities import quantity
 from .order import Order
 from .template import filled
 
-# `ingress.maxBodySize` and `readTimeoutSeconds` of the design, which the API does not have yet: 4 MiB hold a photo of
-# 2048x2048 pixels as a JPEG or small PNG; 600 s are twice a request's longest life by default.
-BODY = "4m"
-READ_SECONDS = 600
+# The defaults of `ingress.maxBodySize` and `ingress.readTimeoutSeconds` in the design, for an API without these fields.
+BODY, READ_SECONDS = "4Mi", 600
 # Above the longest life of a request: then it is the worker that ends it, with an answer.
 ABOVE_SECONDS = 60
 
@@ -21,6 +20,8 @@ def text(order: Order) -> str:
     limit = ingress.rate_limit
     # nginx admits one more than `burst` at once.
     burst = f" burst={limit.burst - 1} nodelay" if limit.burst > 1 else ""
+    body: str = getattr(ingress, "max_body_size", BODY)
+    read_seconds: int = getattr(ingress, "read_timeout_seconds", READ_SECONDS)
     # Until the next request of this address may pass.
     wait_seconds = ceil(60 / limit.requests_per_minute)
     values = {
@@ -32,8 +33,9 @@ def text(order: Order) -> str:
         "BURST": burst,
         "RETRY": "$wait" if order.asks else wait_seconds,
         "GUESSER_WAITS": f'map $guesser $wait {{ "" {wait_seconds}; default $guesser; }}' if order.asks else "",
-        "BODY": BODY,
-        "READ_SECONDS": max(READ_SECONDS, order.service.spec.generation.request_timeout_seconds + ABOVE_SECONDS),
+        "BODY": body,
+        "BODY_BYTES": int(quantity(body)),
+        "READ_SECONDS": max(read_seconds, order.service.spec.generation.request_timeout_seconds + ABOVE_SECONDS),
         "CALLER": caller(order),
         "RANGES": ranges(order),
         "OUTSIDERS": OUTSIDERS if ingress.allowed_source_ranges else "",

@@ -144,7 +144,8 @@ def dmz_steps(order: Order) -> list[str]:
 def missing(order: Order) -> list[tuple[str, str]]:
     """Give what the manifest asks for and this target has not, with who gives it."""
     spec, auth = order.service.spec, order.service.auth
-    secret = order.ingress.tls.secret_name if order.ingress.tls else ""
+    # Without a name of its own it would be the one that cert-manager fills.
+    secret = (order.ingress.tls and order.ingress.tls.secret_name) or f"{order.service.name}-tls"
     told: list[tuple[object, str, str]] = [
         (
             True,
