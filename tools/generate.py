@@ -16,8 +16,9 @@ from pathlib import Path
 import worker_metrics
 import yaml
 
-from zimage_operator.__main__ import CONTROLLER, document, rendered
+from zimage_operator.__main__ import CONTROLLER, DEFAULTS, document, rendered, standalone_order
 from zimage_operator.crd import definition
+from zimage_operator.edge import standalone
 from zimage_operator.manifest import Manifest
 from zimage_operator.names import GROUP, PLURAL
 from zimage_operator.policy import policy
@@ -35,6 +36,7 @@ def outputs() -> dict[Path, str]:
         ROOT / "docs/reference/worker-metrics.md": worker_metrics.page(),
         folder / "zimage_operator/memory_plan.py": copied(ROOT / "worker/zimage_worker/memory_plan.py"),
         **goldens(),
+        **standalone_goldens(),
     }
 
 
@@ -49,6 +51,21 @@ def children(path: Path) -> str:
     controller = path.with_name("controller")
     named = controller.read_text().strip() if controller.exists() else ""
     return documents(rendered(yaml.safe_load(path.read_text()), named))
+
+
+# Where the golden resources for plain hosts run.
+STANDALONE = {"one-host": standalone.ONE_HOST, "two-hosts": standalone.Hosts(inner="10.0.1.2", dmz="10.0.0.2")}
+
+
+def standalone_goldens() -> dict[Path, str]:
+    """Give the files for plain hosts of some golden resources."""
+    found: dict[Path, str] = {}
+    for name, hosts in STANDALONE.items():
+        folder = ROOT / "tests" / "operator" / "golden-standalone" / name
+        body = yaml.safe_load((folder / "resource.yaml").read_text())
+        files = standalone.files(standalone_order(body, DEFAULTS, hosts))
+        found |= {folder / path: text for path, text in files.items()}
+    return found
 
 
 def documents(items: list[Manifest]) -> str:
@@ -125,6 +142,7 @@ def main() -> int:
             print(f"{path.relative_to(ROOT)} is out of date: make generate")
         return 1 if stale else 0
     for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(outputs()[path])
         print(f"wrote {path.relative_to(ROOT)}")
     return 0

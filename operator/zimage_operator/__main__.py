@@ -13,15 +13,16 @@ from typing import Any
 
 import yaml
 
-from . import __version__, bounds, logs, metrics, settings
+from . import __version__, bounds, folder, logs, metrics, settings
 from .bounds import Bounds
 from .children import children
+from .children.configmap import settings as worker_settings
 from .crd import definition
-from .edge import dialect
-from .errors import BadSettings, InvalidSpec
+from .edge import dialect, standalone
+from .errors import BadSettings, ForeignFiles, InvalidSpec
 from .manifest import Environment, Manifest, stamped
 from .names import API_VERSION, KIND, TRAEFIK_CONTROLLER
-from .spec import parse
+from .spec import ZImageService, parse
 
 # Offline there is no API server that gives one.
 NO_UID = "00000000-0000-0000-0000-000000000000"
@@ -56,6 +57,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--controller", default="", help="controller of the IngressClass or GatewayClass; Traefik's if not given"
     )
+    command.add_argument("--target", choices=("cluster", standalone.NAME), default="cluster", help="where it will run")
+    command.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder for the files of --target standalone")
+    address = "standalone, two hosts: where the {} (default: one host)"
+    for option, what in (("--inner-address", "inner host listens"), ("--dmz-address", "DMZ host's nginx comes from")):
+        command.add_argument(option, default=standalone.LOOPBACK, metavar="IP", help=address.format(what))
     command.set_defaults(command=render)
     command = commands.add_parser("check", help="validate manifests strictly, without a cluster")
     command.add_argument("manifests", type=Path, nargs="+", help="YAML files; - reads standard input")
@@ -121,12 +127,15 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 
 def render(arguments: argparse.Namespace) -> int:
-    """Print the children of every ZImageService in a file."""
-    items: list[Manifest] = []
+    """Print the children of every ZImageService in a file, or write the files of one for plain hosts."""
     try:
         known = settings.read(os.environ)
         environment = Environment(known.worker_image, known.namespace, bounds=offline(known))
-        for body in documents(arguments.manifest):
+        bodies = documents(arguments.manifest)
+        if arguments.target == standalone.NAME:
+            return render_standalone(bodies, arguments, environment)
+        items: list[Manifest] = []
+        for body in bodies:
             # With the digest that the operator adds: what is printed is what it sends, to the byte.
             items += map(stamped, rendered(body, arguments.controller, environment))
     except BadSettings as error:
@@ -145,6 +154,54 @@ def offline(known: settings.Settings) -> Bounds:
     return known.bounds if told else replace(known.bounds, jwks_url=True)
 
 
+def render_standalone(bodies: list[dict[str, Any]], arguments: argparse.Namespace, environment: Environment) -> int:
+    """Write the files of one service; say on standard error what is not as safe as it could be.
+
+    Raises:
+        InvalidSpec: as standalone.order says.
+    """
+    if not arguments.output:
+        print("write -o DIR: the folder for the files", file=sys.stderr)
+        return USAGE
+    if len(bodies) != 1:
+        raise InvalidSpec(f"{len(bodies)} {KIND}s: write exactly one, for one folder")
+    wanted = standalone_order(bodies[0], environment, standalone.Hosts(arguments.inner_address, arguments.dmz_address))
+    try:
+        files = standalone.files(wanted)
+        folder.write(arguments.output, files)
+    except OSError as error:
+        print(f"{error.filename or arguments.output}: {why(error)}", file=sys.stderr)
+        return 1
+    except ForeignFiles as error:
+        print(error, file=sys.stderr)
+        return 1
+    if not wanted.pinned:
+        print(f"{wanted.image}: a tag can be moved; write spec.image.digest", file=sys.stderr)
+    print(*(arguments.output / name for name in files), sep="\n")
+    return 0
+
+
+def standalone_order(body: dict[str, Any], environment: Environment, hosts: standalone.Hosts) -> standalone.Order:
+    """Read one resource as an order for plain hosts.
+
+    Raises:
+        InvalidSpec: one line per mistake.
+    """
+    service = unseen(body)
+    bounds.check(service, environment.bounds)
+    image = service.spec.image.reference if service.spec.image else environment.worker_image
+    return standalone.order(service, image, worker_settings(service), hosts)
+
+
+def unseen(body: dict[str, Any]) -> ZImageService:
+    """Read a resource that no API server has seen, strictly.
+
+    Raises:
+        InvalidSpec: one line per mistake.
+    """
+    return parse({**body, "metadata": {"uid": NO_UID, **(body.get("metadata") or {})}}, strict=True)
+
+
 DEFAULTS = Environment(settings.RELEASED_WORKER, settings.DEFAULT_NAMESPACE, bounds=Bounds(jwks_url=True))
 
 
@@ -154,7 +211,7 @@ def rendered(body: dict[str, Any], controller: str = "", environment: Environmen
     Raises:
         InvalidSpec: one line per mistake.
     """
-    service = parse({**body, "metadata": {"uid": NO_UID, **body["metadata"]}}, strict=True)
+    service = unseen(body)
     bounds.check(service, environment.bounds)
     edge = dialect(service, controller or (GATEWAY_CONTROLLER if service.spec.gateway else CONTROLLER))
     helpers = edge.helpers(service) if edge else []

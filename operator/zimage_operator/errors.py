@@ -14,7 +14,8 @@ OperatorError
 ├── Conflict              somebody wrote at the same moment: again, at once
 ├── NamespaceTerminating  nothing can be created there any more: stop, without a retry
 ├── ClusterUnavailable    no answer, or 429 and 5xx for too long: again, with back-off
-└── BadSettings           the operator's own configuration: exit code 2
+├── BadSettings           the operator's own configuration: exit code 2
+└── ForeignFiles          `render -o` would write over files of others: nothing is written
 """
 
 from __future__ import annotations
@@ -108,3 +109,14 @@ class BadSettings(OperatorError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class ForeignFiles(OperatorError):
+    """Files are in the way that we have not written, or that were changed since."""
+
+    def __init__(self, paths: list[str]) -> None:
+        lines = [
+            f"{path}: not written by this command, or changed since: move it away, or choose another folder"
+            for path in paths
+        ]
+        super().__init__("\n".join(lines))

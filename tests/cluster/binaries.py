@@ -4,6 +4,7 @@
     binaries.py control-plane      etcd and the Kubernetes programs
     binaries.py node               the same, CoreDNS and Calico
     binaries.py kstatus            kstatus-eval: what kstatus makes of an object
+    binaries.py compose            compose-check: what Docker Compose makes of a file
     binaries.py traefik-crds FILE  Traefik's own CRDs, out of its Go module
 
 Each module under `go/` has a committed go.mod and go.sum. What it builds lies in
@@ -115,12 +116,15 @@ MODULES = {
         ),
         # What Flux and `helm --wait` make of an object: the judge of our statuses.
         Module("kstatus", {"kstatus-eval": "."}, {}, 1, own=("main.go",)),
+        # What `docker compose config` is made of.
+        Module("compose", {"compose-check": "."}, {}, 1, own=("main.go",)),
     )
 }
 SETS = {
     "control-plane": ("etcd", "k8s"),
     "node": ("etcd", "k8s", "coredns", "calico"),
     "kstatus": ("kstatus",),
+    "compose": ("compose",),
 }
 
 
