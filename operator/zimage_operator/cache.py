@@ -17,7 +17,7 @@ from .manifest import Key, Ref
 from .names import HASH_ANNOTATION, KIND, LABEL_INSTANCE, LABEL_MANAGED_BY, MANAGER, labels
 from .neighbourhood import Neighbourhood
 from .neighbours import controller, is_stranger
-from .observed import ClassFacts, DeploymentFacts, PodFacts, ReceiptFacts, owner_uid, read
+from .observed import ClassFacts, Facts, PodFacts, owner_uid, read
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Seen:
     key: Key
     # The digest of the intent that the object carries; anybody may have written it.
     stamp: str
-    facts: DeploymentFacts | PodFacts | ClassFacts | ReceiptFacts | None
+    facts: Facts | None
     # `pack`ed and kept until verified; None: nothing has changed since the last comparison.
     body: bytes | None
     # 0 where a kind has none.
@@ -156,7 +156,13 @@ class Cache:
 
     def pods(self, key: Key) -> tuple[PodFacts, ...]:
         """Give the worker pods of one service, in a stable order."""
-        return tuple(seen.facts for _, seen in self.of(key) if isinstance(seen.facts, PodFacts))
+        found = (seen.facts for _, seen in self.of(key) if isinstance(seen.facts, PodFacts))
+        return tuple(pod for pod in found if not pod.job)
+
+    def fetchers(self, key: Key) -> tuple[PodFacts, ...]:
+        """Give the pods of one service's download Jobs, the youngest last."""
+        found = (seen.facts for _, seen in self.of(key) if isinstance(seen.facts, PodFacts))
+        return tuple(sorted((pod for pod in found if pod.job), key=lambda pod: (pod.created, pod.name)))
 
     def sweep(self, kind: str, alive: Iterable[str], up_to: int, namespace: str = "") -> list[Key]:
         """Forget what a full list of a kind no longer holds; give the services concerned.

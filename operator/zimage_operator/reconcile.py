@@ -21,7 +21,8 @@ from .credentials import Issuer
 from .edge import dialect
 from .errors import InvalidSpec, Refused
 from .exposure import audit
-from .manifest import Environment, Key
+from .manifest import Environment, Key, Manifest, Ref, ref
+from .models import Choice, FetchReport
 from .names import OPERATOR_POD_LABELS
 from .observed import EdgeReport, Observed, Report
 from .spec import ZImageService, parse
@@ -46,6 +47,7 @@ class Probing:
     enabled: bool
     reports: dict[str, Report]
     edges: dict[Key, EdgeReport]
+    fetches: dict[str, FetchReport]
 
 
 async def reconcile(
@@ -71,11 +73,14 @@ async def reconcile(
         return Outcome(stalled(body, error, previous, now))
     edge_class = cluster.ingress_class(service)
     edge = dialect(edge_class.controller if edge_class else None) if service.spec.ingress else None
-    template = in_force(service, environment, await cluster.revision(service, previous))
-    desired = children(service, environment, template)
+    choice = cluster.choose(service, environment)
+    revision = await cluster.revision(service, previous)
+    template = in_force(service, environment, revision, choice.standing)
+    desired = children(service, environment, template, choice)
+    await cluster.retire(service, choice, desired, now)
     protection = edge.helpers(service) if edge else []
     # Before any pod: a Secret of that name which is not ours must not let its users in.
-    allowed, lacking = await issuer.issue(service, desired, now)
+    allowed, lacking = await issuer.issue(service, startable(service, desired, choice), now)
     refused = (*lacking, *await cluster.apply(service, [*allowed, *protection]))
 
     facts: dict[str, Any] = {
@@ -84,6 +89,8 @@ async def reconcile(
         "edge": probing.edges.get((service.namespace, service.name)),
         "exposure": audit(service, desired, cluster.surroundings(service)),
         "outdated": template.outdated,
+        "choice": choice,
+        "fetches": probing.fetches,
     }
     observed = cluster.observe(service, refused, probing.reports, **facts)
     # The route is last: applied only when everything that protects it stands, and taken away
@@ -100,6 +107,17 @@ async def reconcile(
     observed = cluster.observe(service, refused, probing.reports, **facts)
     name = edge.NAME if edge else ""
     return Outcome(status(service, observed, name, previous, now), service, refused, observed)
+
+
+def startable(service: ZImageService, desired: list[Manifest], choice: Choice) -> list[Manifest]:
+    """Leave out what workers are started from while there is no model to start them with.
+
+    What runs of another source goes on as it is: it is neither changed nor taken away.
+    """
+    if choice.ready or service.spec.suspend:
+        return desired
+    held = {Ref(kind, service.namespace, service.name) for kind in ("ConfigMap", "Deployment")}
+    return [item for item in desired if ref(item) not in held]
 
 
 def is_admitted(service: ZImageService, environment: Environment) -> bool:

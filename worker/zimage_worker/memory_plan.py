@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
+from math import isqrt
 from typing import Any
 
 GIB = 2**30
@@ -27,6 +28,8 @@ SIDE_MAX_PX = 8192
 CAPTION_STEP_TOKENS = 32
 # What the pipeline pads a prompt to before the encoder.
 PROMPT_TOKENS = 512
+# The longest prompt that is served (engines/prompts.py; a test compares).
+TOKENS_MAX = 1024
 # VAE tiles: 512 px, each next one three quarters of that further on (diffusers' overlap of 0.25).
 TILE_PX = 512
 TILE_STEP_PX = 384
@@ -284,6 +287,13 @@ def plan(shape: ModelShape, work: Work, gpu_bytes: int) -> Plan:
     own = squares[chosen.strategy] if chosen else 0
     # A long rectangle may be larger than the largest square of its area's neighbourhood.
     return Plan(work, gpu_bytes, needs, chosen, max(own, work.pixels) if chosen else 0, max(squares.values()))
+
+
+def largest_work(pixels: int) -> Work:
+    """The most that `serve` admits where a picture may have so many pixels: a square, alone, guided, a long prompt."""
+    side = isqrt(pixels)
+    side += (-side) % TOKEN_PX if side * side < pixels else 0
+    return Work(side, side, guided=True, prompt_tokens=TOKENS_MAX)
 
 
 def shape_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..manifest import Manifest, manifest
+from ..models import Weights
 from ..names import (
     BASIC_MOUNT,
     CERTIFICATE_KEY,
@@ -15,7 +16,8 @@ from ..names import (
     SIGNING_KEY,
     SIGNING_MOUNT,
 )
-from ..spec import Auth, RateLimit, ZImageService
+from ..quantities import quantity
+from ..spec import Auth, HubSource, RateLimit, ZImageService
 
 HTPASSWD_FILE = f"{BASIC_MOUNT}/htpasswd"
 JWKS_FILE = f"{JWKS_MOUNT}/{JWKS_KEY}"
@@ -28,11 +30,12 @@ def config_map(service: ZImageService, values: dict[str, str]) -> Manifest:
     return manifest("v1", "ConfigMap", service, data=values)
 
 
-def settings(service: ZImageService) -> dict[str, str]:
-    """Give the worker's environment; units are in the names."""
+def settings(service: ZImageService, model: Weights | None = None) -> dict[str, str]:
+    """Give the worker's environment; units are in the names. `model`: what was fetched for it, if anything was."""
     spec, ingress = service.spec, service.spec.ingress
     limits = ingress.rate_limit if ingress else RateLimit()
-    path = service.model.source.path
+    source = service.model.source
+    path = (model.folder if model else "") if isinstance(source, HubSource) else source.path
     values: dict[str, object] = {
         "ZIMAGE_MODEL_PATH": f"{MODEL_MOUNT}/{path}" if path else MODEL_MOUNT,
         "ZIMAGE_PORT": HTTP_PORT,
@@ -51,6 +54,11 @@ def settings(service: ZImageService) -> dict[str, str]:
         "ZIMAGE_MAX_IMAGES": spec.generation.max_images,
     }
     values |= auth_settings(service.auth)
+    if spec.gpu.memory:
+        # In bytes: of the forms of a quantity the worker reads only the usual ones.
+        values["ZIMAGE_GPU_MEMORY"] = int(quantity(spec.gpu.memory))
+    if model:
+        values["ZIMAGE_MODEL_REVISION"] = model.revision
     if ingress:
         values["ZIMAGE_CERTIFICATE_FILE"] = CERTIFICATE_FILE
     return {name: str(value) for name, value in values.items()}

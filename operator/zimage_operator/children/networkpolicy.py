@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from ..manifest import Environment, Manifest, manifest
 from ..names import (
+    DOWNLOAD,
     HTTP_PORT,
     MANAGEMENT_PORT,
     NAMESPACE_LABEL,
     OPERATOR_POD_LABELS,
     selector_labels,
 )
-from ..spec import ZImageService
+from ..spec import HubSource, ZImageService
 
 # Where every distribution runs its DNS.
 DNS_NAMESPACE = "kube-system"
@@ -46,8 +47,11 @@ def egress(service: ZImageService) -> list[Manifest]:
     where clouds serve the node's own credentials.
     """
     port = service.auth.jwt.jwks.port if service.auth.jwt else None
-    if port is None:
-        return []
+    return [] if port is None else outside(port)
+
+
+def outside(*ports: int) -> list[Manifest]:
+    """Build the way to DNS, and to these ports everywhere."""
     dns = [{"port": DNS_PORT, "protocol": protocol} for protocol in ("UDP", "TCP")]
     everywhere = [
         {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}},
@@ -55,8 +59,22 @@ def egress(service: ZImageService) -> list[Manifest]:
     ]
     return [
         {"to": [peer(DNS_NAMESPACE)], "ports": dns},
-        {"to": everywhere, "ports": [{"port": port, "protocol": "TCP"}]},
+        {"to": everywhere, "ports": [{"port": port, "protocol": "TCP"} for port in ports]},
     ]
+
+
+def download_policy(service: ZImageService, environment: Environment) -> Manifest:
+    """Let the download Job reach its hub, and nobody reach it but the operator, which asks how far it is."""
+    hub = service.model.source
+    assert isinstance(hub, HubSource), "only a hub's model is fetched"
+    operator = peer(environment.operator_namespace, OPERATOR_POD_LABELS)
+    spec = {
+        "podSelector": {"matchLabels": selector_labels(service.name, DOWNLOAD)},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": [operator], "ports": [{"port": MANAGEMENT_PORT, "protocol": "TCP"}]}],
+        "egress": outside(*hub.ports),
+    }
+    return manifest("networking.k8s.io/v1", "NetworkPolicy", service, DOWNLOAD, DOWNLOAD, spec=spec)
 
 
 def peer(namespace: str, pod_labels: dict[str, str] | None = None) -> Manifest:

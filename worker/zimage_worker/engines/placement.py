@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from ..memory_plan import CONTEXT_BYTES, GIB, TILE_PX, TOKEN_PX, ModelShape, Plan, Strategy, Work, plan
+from ..memory_plan import CONTEXT_BYTES, GIB, TILE_PX, TOKEN_PX, ModelShape, Plan, Strategy, largest_work, plan
 from ..shape_files import ShapeUnknown, shape_in
-from .prompts import TOKENS_MAX
 
 log = logging.getLogger("zimage.engine")
 
@@ -91,9 +90,7 @@ def decided(shape: ModelShape, gpu_bytes: int, most_pixels: int) -> Placement:
 
 def planned(shape: ModelShape, gpu_bytes: int, pixels: int) -> Plan:
     """For a square of so many pixels; pictures are made one at a time, and any may have guidance."""
-    side = isqrt(pixels)
-    side += (-side) % TOKEN_PX if side * side < pixels else 0
-    return plan(shape, Work(side, side, guided=True, prompt_tokens=TOKENS_MAX), gpu_bytes)
+    return plan(shape, largest_work(pixels), gpu_bytes)
 
 
 def place(pipeline: Any, device: str, placement: Placement | None) -> None:
