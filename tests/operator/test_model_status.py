@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 
 from support import smallest
+from zimage_operator.cache import Cache
 from zimage_operator.children import children
 from zimage_operator.children.download import download_job
+from zimage_operator.cluster import Cluster
 from zimage_operator.manifest import Environment, Manifest, Ref
 from zimage_operator.models import Choice, ClaimFacts, FetchReport, JobFacts, Weights, choose, read_job, read_report
 from zimage_operator.observed import DeploymentFacts, Fetching, Observed, PodFacts
@@ -74,6 +77,57 @@ def test_a_new_volume_is_an_empty_one() -> None:
 
 def test_with_another_source_no_record_is_kept() -> None:
     assert choose(parse(smallest()), [job(ONE)], CLAIM, ONE.folder, ()) == Choice()
+
+
+# --- which Jobs are put away
+
+
+class Deletions(Cluster):
+    """A cluster whose deletions and alarms are noted, not made."""
+
+    def __init__(self, jobs: list[Manifest]) -> None:
+        self.gone: list[str] = []
+        self.alarms: list[float] = []
+        super().__init__(None, Cache(), lambda *_: None, lambda _, seconds: self.alarms.append(seconds))  # type: ignore[arg-type]
+        for item in jobs:
+            self.cache.observe("Job", item)
+
+    async def delete(self, target: Ref, uid: str) -> None:
+        self.gone.append(f"{target.name} {uid}")
+
+
+def live(name: str, weights: Weights, condition: str = "", minutes_ago: int = 0) -> Manifest:
+    """A Job of ours as the API server gives it."""
+    item = download_job(parse(body()), ENVIRONMENT, Choice(wanted=weights))
+    since = (NOW - timedelta(minutes=minutes_ago)).isoformat()
+    owner = {**item["metadata"]["ownerReferences"][0], "uid": "ours"}
+    item["metadata"] |= {"name": name, "uid": f"uid-{name}", "resourceVersion": "1", "ownerReferences": [owner]}
+    conditions = [{"type": condition, "status": "True", "lastTransitionTime": since}] if condition else []
+    return item | {"status": {"conditions": conditions}}
+
+
+def put_away(jobs: list[Manifest], kept: list[Manifest], records: tuple[str, ...] = ()) -> Deletions:
+    cluster = Deletions(jobs)
+    service = replace(parse(body()), uid="ours")
+    asyncio.run(cluster.retire(service, Choice(wanted=ONE, records=frozenset(records)), kept, NOW))
+    return cluster
+
+
+@pytest.mark.parametrize(("minutes", "gone"), [(1, []), (4, []), (5, ["a uid-a"]), (60, ["a uid-a"])])
+def test_a_job_that_failed_is_made_anew_after_five_minutes(minutes: int, gone: list[str]) -> None:
+    failing = live("a", ONE, "Failed", minutes)
+    cluster = put_away([failing], [failing])
+    assert cluster.gone == gone
+    # Nothing else would wake the service at that time.
+    assert cluster.alarms == ([] if gone else [60.0 * (5 - minutes)])
+
+
+def test_only_what_stands_for_something_is_left() -> None:
+    jobs = [live("wanted", ONE), live("serving", TWO, "Complete"), live("stale", THREE), live("old", THREE, "Complete")]
+    strange = live("strange", THREE)
+    strange["metadata"]["ownerReferences"][0]["uid"] = "somebody"
+    cluster = put_away([*jobs, strange], jobs[:1], ("serving",))
+    assert cluster.gone == ["old uid-old", "stale uid-stale"]
 
 
 # --- the Job

@@ -115,9 +115,6 @@ def test_a_model_is_fetched_served_and_followed_by_another(operator: Operator, n
     finish(cluster, namespace, TWO)
     wait_for(cluster, namespace, "Ready")
     assert served(cluster, namespace) == before
-    # Gone with the resource: children and the claim.
-    cluster.kubectl("-n", namespace, "delete", "zis", "studio")
-    eventually(lambda: not exists(cluster, namespace, "pvc", "studio-model"), "the claim is gone")
 
 
 def test_a_failed_fetch_says_why_and_is_tried_again(operator: Operator, namespace: str) -> None:

@@ -29,7 +29,6 @@ WAIVED = {
     ("CKV_K8S_11", FETCHED): "as for the workers",
     ("CKV_K8S_11", MIRRORED): "as for the workers",
     ("CKV_K8S_15", FETCHED): "as for the workers",
-    ("CKV_K8S_15", MIRRORED): "as for the workers",
     ("CKV_K8S_43", FETCHED): "as for the workers",
     ("CKV_K8S_15", WORKER): "the image is named by digest or tag: a restart must not depend on the registry",
     ("CKV_K8S_15", OPERATOR): "the same",
