@@ -216,7 +216,8 @@ def handler(hub: HubServer, host: str) -> type[BaseHTTPRequestHandler]:
 # What `python hub.py FOLDER` serves beside each other, in a pod of a test's.
 OTHER = "fedcba9876543210fedcba9876543210fedcba98"
 PORTS = {"good": 8080, "slow": 8081, "private": 8082, "wrong": 8083}
-SLOW_SECONDS = 8
+# Longer than any test looks at it.
+SLOW_SECONDS = 3600
 
 
 def main(folder: Path) -> None:

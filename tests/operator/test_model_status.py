@@ -183,6 +183,8 @@ def test_the_download_lets_nobody_in_but_the_operator_and_out_to_the_hub_only() 
     assert [set(peer) for peer in rule["from"]] == [{"namespaceSelector", "podSelector"}]
     assert rule["ports"] == [{"port": 9090, "protocol": "TCP"}]
     assert [[port["port"] for port in out["ports"]] for out in policy["spec"]["egress"]] == [[53, 53], [443, 8080]]
+    # Wherever the cluster's DNS is: seen on the node, where it is no pod of kube-system.
+    assert "to" not in policy["spec"]["egress"][0]
     assert policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "download"
 
 

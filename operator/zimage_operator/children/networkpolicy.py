@@ -15,7 +15,7 @@ from ..spec import HubSource, ZImageService
 
 # Where every distribution runs its DNS.
 DNS_NAMESPACE = "kube-system"
-DNS_PORT = 53
+DNS_PORTS = [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
 
 
 def network_policy(service: ZImageService, environment: Environment) -> Manifest:
@@ -47,20 +47,16 @@ def egress(service: ZImageService) -> list[Manifest]:
     where clouds serve the node's own credentials.
     """
     port = service.auth.jwt.jwks.port if service.auth.jwt else None
-    return [] if port is None else outside(port)
+    return [] if port is None else [{"to": [peer(DNS_NAMESPACE)], "ports": DNS_PORTS}, everywhere(port)]
 
 
-def outside(*ports: int) -> list[Manifest]:
-    """Build the way to DNS, and to these ports everywhere."""
-    dns = [{"port": DNS_PORT, "protocol": protocol} for protocol in ("UDP", "TCP")]
-    everywhere = [
+def everywhere(*ports: int) -> Manifest:
+    """Build the way to these ports at every address but the link-local ones."""
+    blocks = [
         {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}},
         {"ipBlock": {"cidr": "::/0", "except": ["fe80::/10", "fd00:ec2::254/128"]}},
     ]
-    return [
-        {"to": [peer(DNS_NAMESPACE)], "ports": dns},
-        {"to": everywhere, "ports": [{"port": port, "protocol": "TCP"} for port in ports]},
-    ]
+    return {"to": blocks, "ports": [{"port": port, "protocol": "TCP"} for port in ports]}
 
 
 def download_policy(service: ZImageService, environment: Environment) -> Manifest:
@@ -72,7 +68,9 @@ def download_policy(service: ZImageService, environment: Environment) -> Manifes
         "podSelector": {"matchLabels": selector_labels(service.name, DOWNLOAD)},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [{"from": [operator], "ports": [{"port": MANAGEMENT_PORT, "protocol": "TCP"}]}],
-        "egress": outside(*hub.ports),
+        # DNS anywhere: it goes out to every address as it is, and a cluster's DNS may be no pod, but on each node
+        # (NodeLocal DNSCache, and our own test node), or in a namespace of another name.
+        "egress": [{"ports": DNS_PORTS}, everywhere(*hub.ports)],
     }
     return manifest("networking.k8s.io/v1", "NetworkPolicy", service, DOWNLOAD, DOWNLOAD, spec=spec)
 
