@@ -1,6 +1,6 @@
 """Fetched models on the real API server: its own Job and garbage collector decide; the fake node plays the fetch.
 
-The fetch itself, its hub and the policy around it are real in tests/demo/test_models.py.
+The fetch itself and its hub are real in tests/worker/test_fetch.py.
 """
 
 from __future__ import annotations
