@@ -58,20 +58,22 @@ class Quiet(ThreadingHTTPServer):
 
 
 class HubServer:
-    """Two addresses on loopback: the hub, and the store that large files are redirected to."""
+    """Two addresses, on loopback by default: the hub, and the store that large files are redirected to."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self.folder = folder
         self.faults = Faults()
         self.seen: list[Seen] = []
-        self.hub = self.listen("hub")
+        # The same files under each.
+        self.revisions = {REVISION}
+        self.hub = self.listen("hub", address)
         self.cdn = self.listen("cdn")
         # Another name for another origin, as with a real CDN.
         self.url = f"http://127.0.0.1:{self.hub.server_port}"
         self.cdn_url = f"http://localhost:{self.cdn.server_port}"
 
-    def listen(self, host: str) -> ThreadingHTTPServer:
-        server = Quiet(("127.0.0.1", 0), handler(self, host))
+    def listen(self, host: str, address: tuple[str, int] = ("127.0.0.1", 0)) -> ThreadingHTTPServer:
+        server = Quiet(address, handler(self, host))
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return server
@@ -141,19 +143,20 @@ def handler(hub: HubServer, host: str) -> type[BaseHTTPRequestHandler]:
             found = re.fullmatch(r"/api/models/(.+?)/(?:revision|tree)/([^/]+)", path)
             if not found or found[1] != REPO:
                 return self.refuse(404, {"X-Error-Code": "RepoNotFound"})
-            if found[2] not in {REVISION, "main"}:
+            commit = REVISION if found[2] == "main" else found[2]
+            if commit not in hub.revisions:
                 return self.refuse(404, {"X-Error-Code": "RevisionNotFound"})
             files = [hub.digests(path) for path in hub.paths()]
             if hub.faults.no_digests:
                 files = [{"rfilename": each["rfilename"]} for each in files]
-            return self.json({"id": REPO, "sha": REVISION, "private": hub.faults.private, "siblings": files})
+            return self.json({"id": REPO, "sha": commit, "private": hub.faults.private, "siblings": files})
 
         def resolve(self, path: str) -> None:
             found = re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path)
-            if not found or found[1] != REPO or found[2] != REVISION or found[3] not in hub.paths():
+            if not found or found[1] != REPO or found[2] not in hub.revisions or found[3] not in hub.paths():
                 return self.refuse(404, {"X-Error-Code": "EntryNotFound"})
             known = hub.digests(found[3])
-            commit = "f" * 40 if hub.faults.other_commit else REVISION
+            commit = "f" * 40 if hub.faults.other_commit else found[2]
             headers = {"X-Repo-Commit": commit, "ETag": f'"{known["blobId"]}"'}
             if "lfs" not in known or not hub.faults.weights_on_cdn:
                 return self.file(found[3], headers)

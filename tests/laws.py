@@ -31,7 +31,7 @@ def assert_lawful(body: dict[str, Any], found: dict[str, dict[str, Any]]) -> Non
         assert (declared["status"] == "False") == bool(listed)
         assert not listed or declared["reason"] == listed[0]["reason"]
     if ready["status"] == "True":
-        gates = ("NetworkPolicyReady", "WorkloadReady", "IngressReady")
+        gates = ("NetworkPolicyReady", "ModelReady", "WorkloadReady", "IngressReady")
         assert all(found[gate]["status"] == "True" for gate in gates if gate in found)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from .errors import NotAllowed
-from .spec import ClaimSource, ImageSource, ZImageService
+from .spec import HUB, ClaimSource, HubSource, ImageSource, ZImageService
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,16 @@ def model(service: ZImageService, bounds: Bounds) -> Iterator[str]:
         yield f"spec.model: {text}: write one of these instead of {found}"
 
 
-def origin(source: ClaimSource | ImageSource) -> str:
+def origin(source: HubSource | ClaimSource | ImageSource) -> str:
     """Say where weights come from as ALLOWED_MODELS names it: the field of spec.model, a colon, and what is there."""
     match source:
         case ClaimSource():
             return f"persistentVolumeClaim:{source.claim_name}"
         case ImageSource():
             return f"image:{source.reference}"
+        case HubSource():
+            # With the server: another one may call anything by that name.
+            return f"huggingFace:{source.endpoint or HUB}/{source.repo}@{source.revision}"
     # A new source is one more line above, and mypy asks for it.
     assert_never(source)
 

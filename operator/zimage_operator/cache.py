@@ -12,14 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .entrances import Entrances, Verdict, named
+from .entrances import Entrances, named
 from .exposure import Claim, Surroundings
 from .kinds import ENTRANCES
 from .manifest import Key, Ref
 from .names import HASH_ANNOTATION, KIND, LABEL_INSTANCE, LABEL_MANAGED_BY, MANAGER, labels
 from .neighbourhood import Neighbourhood
 from .neighbours import controller, is_stranger
-from .observed import DeploymentFacts, PodFacts, ReceiptFacts, owner_uid, read
+from .observed import Facts, PodFacts, owner_uid, read
 
 ENTRANCE_KINDS = frozenset(kind.name for kind in ENTRANCES)
 
@@ -34,7 +34,7 @@ class Seen:
     key: Key
     # The digest of the intent that the object carries; anybody may have written it.
     stamp: str
-    facts: DeploymentFacts | PodFacts | ReceiptFacts | Verdict | None
+    facts: Facts | None
     # `pack`ed and kept until verified; None: nothing has changed since the last comparison.
     body: bytes | None
     # 0 where a kind has none.
@@ -159,7 +159,13 @@ class Cache:
 
     def pods(self, key: Key) -> tuple[PodFacts, ...]:
         """Give the worker pods of one service, in a stable order."""
-        return tuple(seen.facts for _, seen in self.of(key) if isinstance(seen.facts, PodFacts))
+        found = (seen.facts for _, seen in self.of(key) if isinstance(seen.facts, PodFacts))
+        return tuple(pod for pod in found if not pod.job)
+
+    def fetchers(self, key: Key) -> tuple[PodFacts, ...]:
+        """Give the pods of one service's download Jobs, the youngest last."""
+        found = (seen.facts for _, seen in self.of(key) if isinstance(seen.facts, PodFacts))
+        return tuple(sorted((pod for pod in found if pod.job), key=lambda pod: (pod.created, pod.name)))
 
     def sweep(self, kind: str, alive: Iterable[str], up_to: int, namespace: str = "") -> list[Key]:
         """Forget what a full list of a kind no longer holds; give the services concerned.

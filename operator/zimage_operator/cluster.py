@@ -10,12 +10,14 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from . import metrics
 from .api import JSON_PATCH, MERGE_APPLY, Api, Denied
 from .cache import Cache, Seen, pack
+from .children.download import download_job
 from .entrances import Entrance, Verdict
 from .errors import (
     Altered,
@@ -30,12 +32,15 @@ from .errors import (
 )
 from .exposure import Exposure, Surroundings
 from .kinds import BY_NAME, CHILDREN, INSTALL, SECRETS, SERVICES
-from .manifest import Key, Manifest, Ref, ref, stamped
-from .names import API_VERSION, HANDOVER_MANAGER, HASH_ANNOTATION, KIND, MANAGER, RECEIPT, STATUS_MANAGER
+from .manifest import Environment, Key, Manifest, Ref, ref, stamped
+from .models import RETRY, Choice, ClaimFacts, FetchReport, JobFacts, choose, weights
+from .names import API_VERSION, HANDOVER_MANAGER, HASH_ANNOTATION, KIND, MANAGER, MODEL_CLAIM, RECEIPT, STATUS_MANAGER
+from .neighbours import ENDED
 from .observed import (
     DeploymentFacts,
     Drift,
     EdgeReport,
+    Fetching,
     Observed,
     ReceiptFacts,
     Report,
@@ -57,8 +62,9 @@ log = logging.getLogger(__name__)
 REPAIR_SECONDS = 0.25
 # No object has it: etcd's first revision is older than any.
 NEW = "1"
-# Holds what the user cannot get back: never pruned, only garbage-collected with the resource.
-NEVER_PRUNED = frozenset({"PersistentVolumeClaim"})
+# A claim holds what takes hours to get back, and a policy that selects nobody harms nobody: never pruned, only
+# garbage-collected with the resource. A Job is put away by `retire`, which knows what it stands for.
+NEVER_PRUNED = frozenset({"PersistentVolumeClaim", "NetworkPolicy", "Job"})
 
 
 @dataclass(frozen=True)
@@ -334,6 +340,70 @@ class Cluster:
         for target, seen in sorted(owned, key=lambda pair: order.index(pair[0].kind), reverse=True):
             await self.delete(target, seen.uid)
 
+    def choose(self, service: ZImageService, environment: Environment) -> Choice:
+        """Decide what becomes of a service's models, by what is known now."""
+        key: Key = (service.namespace, service.name)
+        deployed = self.deployed(service)
+        in_use = {pod.model for pod in self.cache.pods(key)}
+        jobs = [seen.facts for seen in self.jobs(service).values() if isinstance(seen.facts, JobFacts)]
+        found = choose(service, jobs, self.claim(service), deployed.model if deployed else "", in_use)
+        if found.wanted is None:
+            return found
+        # A Job that exists keeps what it was told to keep: its pod cannot be changed.
+        name = ref(download_job(service, environment, found)).name
+        return next((replace(found, keep=job.keep) for job in jobs if job.name == name), found)
+
+    async def retire(self, service: ZImageService, choice: Choice, wanted: Collection[Manifest], now: datetime) -> None:
+        """Put away the Jobs that stand for nothing, and those that failed a while ago: they are made anew.
+
+        Before another one is made: two that write to one volume would fill it.
+        """
+        kept = {ref(item).name for item in wanted} | choice.records
+        for target, seen in self.jobs(service).items():
+            job = seen.facts if isinstance(seen.facts, JobFacts) else None
+            if job and job.failed and target.name in kept:
+                left = (job.failed + RETRY - now).total_seconds()
+                if left > 0:
+                    self.later((service.namespace, service.name), left)
+                    continue
+            elif target.name in kept:
+                continue
+            await self.delete(target, seen.uid)
+
+    def jobs(self, service: ZImageService) -> dict[Ref, Seen]:
+        """Give a service's download Jobs."""
+        found = self.cache.of((service.namespace, service.name))
+        return {target: seen for target, seen in found if target.kind == "Job" and seen.owner == service.uid}
+
+    def claim(self, service: ZImageService) -> ClaimFacts | None:
+        """Give what is known of the volume for fetched models."""
+        seen = self.cache.children.get(Ref("PersistentVolumeClaim", service.namespace, f"{service.name}-{MODEL_CLAIM}"))
+        mine = seen and seen.owner == service.uid
+        return seen.facts if mine and seen and isinstance(seen.facts, ClaimFacts) else None
+
+    def deployed(self, service: ZImageService) -> DeploymentFacts | None:
+        """Give how far the workload is, if there is one."""
+        seen = self.cache.children.get(Ref("Deployment", service.namespace, service.name))
+        mine = seen and seen.owner == service.uid
+        return seen.facts if mine and seen and isinstance(seen.facts, DeploymentFacts) else None
+
+    def fetching(self, service: ZImageService, choice: Choice, reports: Mapping[str, FetchReport]) -> Fetching:
+        """Collect what is known of a service's models."""
+        asked = weights(service)
+        jobs = [seen.facts for seen in self.jobs(service).values() if isinstance(seen.facts, JobFacts)]
+        # While one is being replaced there may be two: the younger is the one that was made last.
+        own = sorted((job for job in jobs if job.weights == asked), key=lambda job: (job.created, job.name))
+        job = own[-1] if own else None
+        pods = self.cache.fetchers((service.namespace, service.name))
+        return Fetching(
+            choice,
+            job,
+            pods=tuple(pod for pod in pods if job and pod.job == job.uid),
+            claim=self.claim(service),
+            reports=reports,
+            running=sum(pod.phase not in ENDED for pod in pods),
+        )
+
     async def delete(self, target: Ref, uid: str) -> None:
         """Delete one object, if it is still the very one that we saw."""
         path = BY_NAME[target.kind].path(target.namespace, target.name)
@@ -382,14 +452,15 @@ class Cluster:
         exposure: Exposure,
         outdated: bool,
         entrance: Entrance,
+        choice: Choice,
+        fetches: Mapping[str, FetchReport],
     ) -> Observed:
         """Collect the facts about a service as they are known now."""
         key: Key = (service.namespace, service.name)
         ours = [(target, seen) for target, seen in self.cache.of(key) if seen.owner == service.uid]
-        deployments = [seen.facts for _, seen in ours if isinstance(seen.facts, DeploymentFacts)]
         return Observed(
             existing=frozenset(target for target, _ in ours),
-            deployment=deployments[0] if deployments else None,
+            deployment=self.deployed(service),
             pods=self.cache.pods(key),
             receipt=self.receipt(service),
             reports=reports,
@@ -401,6 +472,7 @@ class Cluster:
             edge=edge,
             exposure=exposure,
             outdated=outdated,
+            fetching=self.fetching(service, choice, fetches),
         )
 
     def surroundings(self, service: ZImageService) -> Surroundings:

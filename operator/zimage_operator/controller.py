@@ -156,7 +156,8 @@ class Controller:
             return self.gone(key)
         if body["metadata"].get("deletionTimestamp"):
             return None
-        probing = Probing(self.verifier.enabled, self.verifier.pods.reports, self.verifier.edges.reports)
+        seen = self.verifier
+        probing = Probing(seen.enabled, seen.pods.reports, seen.edges.reports, seen.fetches.reports)
         outcome = await reconcile(body, self.cluster, self.issuer, self.environment, probing, datetime.now(UTC))
         if outcome.refused:
             self.queue.add_after(key, REFUSED_SECONDS)
@@ -164,6 +165,7 @@ class Controller:
             self.queue.add_after(key, patience)
         host = asked(outcome)
         self.verifier.follow(key, self.policies(key), host, self.route(key), made_up(outcome))
+        self.verifier.follow_downloads(key)
         if self.blind_yet(key, body, host):
             return None
         self.judged.add(key)

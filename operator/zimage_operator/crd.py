@@ -158,6 +158,13 @@ def status_schema() -> Schema:
                     },
                 },
             },
+            "model": {
+                "type": "object",
+                "properties": {
+                    "revision": text("The commit that the workers serve."),
+                    "digest": text("SHA-256 of the served model's manifest, as the workers have read it."),
+                },
+            },
             "certificate": {
                 "type": "object",
                 "properties": {"notAfter": text("When the edge's certificate expires.", format="date-time")},
@@ -180,6 +187,7 @@ COLUMNS = (
     ),
     ("Replicas", "integer", ".status.readyReplicas", 0, "Workers that take requests."),
     ("Age", "date", ".metadata.creationTimestamp", 0, ""),
+    ("Model", "string", ".status.model.revision", 1, "The commit of the model that is served."),
     ("GPU", "string", ".status.gpu", 1, "The devices that each worker owns."),
     ("Message", "string", ".status.conditions[?(@.type=='Ready')].message", 1, "What to do next."),
 )

@@ -2,7 +2,8 @@
 
 OperatorError
 ├── InvalidSpec           the user's to mend: Stalled, no retry before the generation changes
-│   └── NotAllowed        it asks for more than this operator's settings let anybody ask for
+│   ├── NotAllowed        it asks for more than this operator's settings let anybody ask for
+│   └── DoesNotFit        not even the smallest way of keeping the model fits the GPU that is stated
 ├── Refused               one child could not be brought in place: reported, tried again later
 │   ├── NotOwned          an object of that name is there and is not ours
 │   ├── Rejected          the API server or an admission plugin said no
@@ -35,6 +36,12 @@ class NotAllowed(InvalidSpec):
     """A resource goes beyond the bounds that the operator's administrator has set (bounds.py)."""
 
     reason = "NotAllowed"
+
+
+class DoesNotFit(InvalidSpec):
+    """The pictures that are asked for do not fit into the GPU memory that is stated."""
+
+    reason = "DoesNotFit"
 
 
 class Refused(OperatorError):

@@ -68,6 +68,8 @@ SECRETS = Kind("Secret", "", "v1", "secrets")
 CHILDREN = (
     audited("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies"),
     child("ServiceAccount", "", "v1", "serviceaccounts"),
+    child("PersistentVolumeClaim", "", "v1", "persistentvolumeclaims"),
+    child("Job", "batch", "v1", "jobs"),
     child("ConfigMap", "", "v1", "configmaps"),
     # Kubernetes 1.34 and newer.
     child("ResourceClaimTemplate", "resource.k8s.io", "v1", "resourceclaimtemplates", optional=True),

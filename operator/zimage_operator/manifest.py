@@ -43,18 +43,21 @@ class Ref:
     name: str
 
 
-def manifest(api_version: str, kind: str, service: ZImageService, name: str = "", **body: Any) -> Manifest:
+def manifest(
+    api_version: str, kind: str, service: ZImageService, name: str = "", component: str = "worker", **body: Any
+) -> Manifest:
     """Build an object of `service`; its name is the service's own, or `NAME-name`."""
     head = {"apiVersion": api_version, "kind": kind}
-    return {**head, "metadata": metadata(service, f"{service.name}-{name}" if name else service.name), **body}
+    full = f"{service.name}-{name}" if name else service.name
+    return {**head, "metadata": metadata(service, full, component), **body}
 
 
-def metadata(service: ZImageService, name: str) -> Manifest:
+def metadata(service: ZImageService, name: str, component: str = "worker") -> Manifest:
     """Build the metadata of a child: its owner is the resource, so deletion needs no finalizer."""
     return {
         "name": name,
         "namespace": service.namespace,
-        "labels": labels(service.name),
+        "labels": labels(service.name, component),
         "ownerReferences": [
             {
                 "apiVersion": API_VERSION,

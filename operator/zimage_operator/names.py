@@ -22,6 +22,8 @@ HANDOVER_MANAGER = "zimage-operator-handover"
 # On children only, never on the resource itself.
 HASH_ANNOTATION = f"{GROUP}/applied-hash"
 REVISION_ANNOTATION = f"{GROUP}/template-revision"
+# On pods and their template: the folder of the fetched model that they serve.
+MODEL_ANNOTATION = f"{GROUP}/model"
 
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 LABEL_NAME = "app.kubernetes.io/name"
@@ -57,6 +59,10 @@ QUEUE_METRIC = "zimage_queue_depth"
 WORKER_UID = 10001
 
 MODEL_MOUNT = "/model"
+# The volume of fetched models, as the download Job sees it.
+MODELS_MOUNT = "/models"
+HUB_MOUNT = "/etc/zimage/hub"
+HUB_KEY = "token"
 BASIC_MOUNT = "/etc/zimage/basic"
 BASIC_KEY = "auth"
 JWKS_MOUNT = "/etc/zimage/jwks"
@@ -65,6 +71,11 @@ SIGNING_MOUNT = "/etc/zimage/token"
 SIGNING_KEY = "key"
 CERTIFICATE_MOUNT = "/etc/zimage/certificate"
 CERTIFICATE_KEY = "tls.crt"
+
+# The download Job is NAME-this-HASH, its NetworkPolicy NAME-this; its pods carry it as their component.
+DOWNLOAD = "download"
+# The claim of fetched models: NAME-this.
+MODEL_CLAIM = "model"
 
 TRAEFIK_CONTROLLER = "traefik.io/ingress-controller"
 # On an IngressClass of Traefik's, by its administrator: providers.kubernetesCRD.safeNaming is on ("true").

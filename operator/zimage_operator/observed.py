@@ -15,7 +15,8 @@ from .entrances import Entrance, Verdict, read_verdict
 from .errors import Refused
 from .exposure import Exposure
 from .manifest import Manifest, Ref
-from .names import KIND, LABEL_INSTANCE, MANAGER, REVISION_ANNOTATION, labels
+from .models import Choice, ClaimFacts, FetchReport, JobFacts, read_claim, read_job, read_report
+from .names import KIND, LABEL_INSTANCE, MANAGER, MODEL_ANNOTATION, REVISION_ANNOTATION, labels
 from .quantities import quantity
 
 Raw = Mapping[str, Any]
@@ -44,11 +45,13 @@ class DeploymentFacts:
     conditions: Mapping[str, Condition]
     # What its spec asks for: an autoscaler's word, where there is one.
     wanted: int = 1
+    # The folder of the fetched model that its template names; empty where there is none.
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PodFacts:
-    """One worker's pod. `waiting` is the container's reason, `last_exit` how it ended before."""
+    """One pod of ours. `waiting` is the container's reason, `last_exit` how it ended before."""
 
     namespace: str
     name: str
@@ -66,6 +69,12 @@ class PodFacts:
     exit_code: int | None
     # What others have put beside our labels: a selector may ask for these too.
     extra_labels: tuple[tuple[str, str], ...] = ()
+    # The folder of the fetched model that it serves.
+    model: str = ""
+    # The Job whose pod it is, by uid; empty for a worker. Then, what it left behind as its last word.
+    job: str = ""
+    created: str = ""
+    report: FetchReport | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,8 @@ class Posture:
     key_ids: tuple[str, ...] = ()
     # Digest of the htpasswd file; empty where there is none.
     basic_sha256: str = ""
+    # Digest of the model's manifest; empty where the model was not fetched.
+    manifest_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,6 +143,21 @@ class EdgeReport:
 
 
 @dataclass(frozen=True)
+class Fetching:
+    """What is known of a service's models."""
+
+    choice: Choice = field(default_factory=Choice)
+    # The Job that fetches, or has fetched, the model that is asked for; its pods, the youngest last.
+    job: JobFacts | None = None
+    pods: tuple[PodFacts, ...] = ()
+    claim: ClaimFacts | None = None
+    # What the operator was answered by a pod while it ran, by its uid.
+    reports: Mapping[str, FetchReport] = field(default_factory=dict)
+    # Pods of any download that have not ended.
+    running: int = 0
+
+
+@dataclass(frozen=True)
 class Observed:
     """Everything that a status is made of."""
 
@@ -153,6 +179,10 @@ class Observed:
     exposure: Exposure = field(default_factory=Exposure)
     # The template in force is that of a former operator.
     outdated: bool = False
+    fetching: Fetching = field(default_factory=Fetching)
+
+
+Facts = DeploymentFacts | PodFacts | ReceiptFacts | JobFacts | ClaimFacts | Verdict
 
 
 def owner_uid(item: Raw) -> str:
@@ -161,7 +191,7 @@ def owner_uid(item: Raw) -> str:
     return next((owner["uid"] for owner in owners if owner.get("controller") and owner["kind"] == KIND), "")
 
 
-def read(kind: str, item: Raw) -> DeploymentFacts | PodFacts | ReceiptFacts | Verdict | None:
+def read(kind: str, item: Raw) -> Facts | None:
     """Read the facts of an object of a kind that has any."""
     reader = READERS.get(kind)
     return reader(item) if reader else None
@@ -181,6 +211,7 @@ def read_deployment(item: Raw) -> DeploymentFacts:
         revision=(template.get("annotations") or {}).get(REVISION_ANNOTATION, ""),
         conditions=read_conditions(status),
         wanted=item["spec"].get("replicas", 1),
+        model=(template.get("annotations") or {}).get(MODEL_ANNOTATION, ""),
     )
 
 
@@ -193,7 +224,7 @@ def read_conditions(status: Raw) -> dict[str, Condition]:
 
 
 def read_pod(item: Raw) -> PodFacts:
-    """Read one worker's pod."""
+    """Read one pod of ours."""
     head, status = item["metadata"], item.get("status") or {}
     conditions = read_conditions(status)
     container: Raw = next(iter(status.get("containerStatuses") or ()), {})
@@ -218,6 +249,10 @@ def read_pod(item: Raw) -> PodFacts:
         last_exit=ended.get("reason", ""),
         exit_code=ended.get("exitCode"),
         extra_labels=extra_labels(head.get("labels") or {}),
+        model=(head.get("annotations") or {}).get(MODEL_ANNOTATION, ""),
+        job=next((owner["uid"] for owner in head.get("ownerReferences") or () if owner.get("kind") == "Job"), ""),
+        created=head.get("creationTimestamp", ""),
+        report=read_report(str(ended.get("message") or "")),
     )
 
 
@@ -240,8 +275,10 @@ def read_receipt(item: Raw) -> ReceiptFacts | None:
     return ReceiptFacts(str(data["issue"]), str(data.get("sha256", "")), created)
 
 
-READERS: dict[str, Callable[[Raw], DeploymentFacts | PodFacts | ReceiptFacts | Verdict | None]] = {
+READERS: dict[str, Callable[[Raw], Facts | None]] = {
     "ConfigMap": read_receipt,
+    "PersistentVolumeClaim": read_claim,
+    "Job": read_job,
     "Deployment": read_deployment,
     "Pod": read_pod,
     **dict.fromkeys(("HTTPRoute", "SecurityPolicy", "BackendTrafficPolicy", "Policy", "Certificate"), read_verdict),
@@ -269,6 +306,7 @@ def read_posture(document: Any) -> Posture:
             matches_host=bool(certificate.get("matchesHost")),
             model_problems=problems(document.get("model") or {}),
             phase=str(document.get("phase", "")),
+            manifest_sha256=str((document.get("model") or {}).get("manifestSha256") or "")[:64],
         )
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(f"not a posture: {error!r}") from error

@@ -1,6 +1,6 @@
 """What an author of a ZImageService must be allowed to do by hand: a ValidatingAdmissionPolicy, pure.
 
-The operator creates Deployments and has Secrets mounted; who may write a resource must not borrow
+The operator creates Deployments, Jobs and claims, and has Secrets mounted; who may write a resource must not borrow
 that. The rule is CEL with the API server's own authorizer: no webhook, nothing that can be down.
 The fields that name Secrets are found in spec.py by their type, so that none is forgotten.
 """
@@ -19,7 +19,12 @@ from .spec import SECRET, Spec
 NAME = f"authors.{PLURAL}.{GROUP}"
 
 PLACE = "request.namespace"
-DEPLOYMENTS = f"authorizer.group('apps').resource('deployments').namespace({PLACE}).check('create').allowed()"
+# What the operator creates for an author that could do harm, and when (empty: always).
+CREATED = (
+    ("apps", "deployments", "Deployments", ""),
+    ("batch", "jobs", "Jobs", "!object.spec.?model.?huggingFace.hasValue()"),
+    ("", "persistentvolumeclaims", "PersistentVolumeClaims", "!object.spec.?model.?huggingFace.hasValue()"),
+)
 # Who only changes labels or finalizers, as the garbage collector does, borrows nothing.
 SPEC_CHANGES = "oldObject == null || object.spec != oldObject.spec"
 
@@ -63,19 +68,27 @@ def rule(absent: str, name: str) -> dict[str, str]:
     return {"expression": f"{absent} || {check}", "reason": "Forbidden", "messageExpression": message}
 
 
+def creatable(group: str, plural: str, kinds: str, absent: str) -> dict[str, str]:
+    """Build the rule that the author may create the objects that the operator creates for a resource."""
+    check = f"authorizer.group('{group}').resource('{plural}').namespace({PLACE}).check('create').allowed()"
+    right = f"{plural}.{group}" if group else plural
+    message = (
+        f"'you may not create {kinds} in namespace ' + {PLACE} + "
+        f"', and a ZImageService creates one for you: ask for a Role with create on {right}'"
+    )
+    expression = f"{absent} || {check}" if absent else check
+    return {"expression": expression, "reason": "Forbidden", "messageExpression": message}
+
+
 def policy() -> list[dict[str, Any]]:
     """Build the policy and its binding."""
     resources = {"apiGroups": [GROUP], "apiVersions": [VERSION], "resources": [PLURAL]}
-    deployments = (
-        f"'you may not create Deployments in namespace ' + {PLACE} + "
-        "', and a ZImageService creates one for you: ask for a Role with create on deployments.apps'"
-    )
     spec = {
         "failurePolicy": "Fail",
         "matchConstraints": {"resourceRules": [{**resources, "operations": ["CREATE", "UPDATE"]}]},
         "matchConditions": [{"name": "the-spec-changes", "expression": SPEC_CHANGES}],
         "validations": [
-            {"expression": DEPLOYMENTS, "reason": "Forbidden", "messageExpression": deployments},
+            *(creatable(*one) for one in CREATED),
             *(item for path, many in secret_fields() for item in readable(path, many)),
         ],
     }

@@ -22,7 +22,8 @@ from .edge import Dialect, dialect
 from .entrances import Entrance
 from .errors import InvalidSpec, Refused
 from .exposure import audit
-from .manifest import Environment, Key
+from .manifest import Environment, Key, Manifest, Ref, ref
+from .models import Choice, FetchReport
 from .names import OPERATOR_POD_LABELS
 from .observed import EdgeReport, Observed, Report
 from .spec import ZImageService, parse
@@ -47,6 +48,7 @@ class Probing:
     enabled: bool
     reports: dict[str, Report]
     edges: dict[Key, EdgeReport]
+    fetches: dict[str, FetchReport]
 
 
 async def reconcile(
@@ -73,11 +75,14 @@ async def reconcile(
     entrance = cluster.entrance(service) if service.spec.published else Entrance()
     edge = dialect(service, entrance.controller)
     entrance = described(service, entrance, edge)
-    template = in_force(service, environment, await cluster.revision(service, previous))
-    desired = children(service, environment, template)
+    choice = cluster.choose(service, environment)
+    revision = await cluster.revision(service, previous)
+    template = in_force(service, environment, revision, choice.standing)
+    desired = children(service, environment, template, choice)
+    await cluster.retire(service, choice, desired, now)
     protection = edge.helpers(service) if edge else []
     # Before any pod: a Secret of that name which is not ours must not let its users in.
-    allowed, lacking = await issuer.issue(service, desired, now)
+    allowed, lacking = await issuer.issue(service, startable(service, desired, choice), now)
     refused = (*lacking, *await cluster.apply(service, [*allowed, *protection]))
 
     facts: dict[str, Any] = {
@@ -87,6 +92,8 @@ async def reconcile(
         "exposure": audit(service, desired, cluster.surroundings(service)),
         "outdated": template.outdated,
         "entrance": entrance,
+        "choice": choice,
+        "fetches": probing.fetches,
     }
     observed = cluster.observe(service, refused, probing.reports, **facts)
     # The route is last: applied only when everything that protects it stands, and taken away
@@ -119,6 +126,17 @@ def described(service: ZImageService, entrance: Entrance, edge: Dialect | None) 
         )
         entrance = replace(entrance, reason="DialectUnsupported", message=text, unsafe=True)
     return replace(entrance, dialect=edge.NAME, left=tuple(edge.left(service)), note=edge.NOTE)
+
+
+def startable(service: ZImageService, desired: list[Manifest], choice: Choice) -> list[Manifest]:
+    """Leave out what workers are started from while there is no model to start them with.
+
+    What runs of another source goes on as it is: it is neither changed nor taken away.
+    """
+    if choice.ready or service.spec.suspend:
+        return desired
+    held = {Ref(kind, service.namespace, service.name) for kind in ("ConfigMap", "Deployment")}
+    return [item for item in desired if ref(item) not in held]
 
 
 def is_admitted(service: ZImageService, environment: Environment) -> bool:

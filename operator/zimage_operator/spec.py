@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, Validat
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, core_schema
 
-from .errors import InvalidSpec
+from .errors import DoesNotFit, InvalidSpec
 from .memory_plan import GIB, Z_IMAGE, serving
 from .names import HTPASSWD, HTTP_PORT, NAME_LENGTH, TLS
 from .quantities import QUANTITY, quantity
@@ -281,25 +281,129 @@ class ImageSource(Part):
     )
 
 
+# The forms that fetch takes too (worker/zimage_worker/fetch/command.py; tests/contract compares).
+REPO_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+REPO = rf"{REPO_PART}(/{REPO_PART})?"
+COMMIT = r"[0-9a-f]{40}"
+PORT = r"(6553[0-5]|655[0-2]\d|65[0-4]\d{2}|6[0-4]\d{3}|[1-5]\d{4}|[1-9]\d{0,3})"
+HTTPS_PORT = 443
+
+
+# Where weights come from if nothing else is written.
+HUB = "https://huggingface.co"
+
+
+class HubSource(Part):
+    """Weights of one commit of a repository, fetched once by a Job of its own; the workers open no connection."""
+
+    rules = (
+        Rule(
+            "!has(self.tokenSecretName) || !has(self.endpoint) || self.endpoint.startsWith('https://')",
+            "a token would cross the network in the clear: write an endpoint that begins with https://, "
+            "or remove tokenSecretName",
+            lambda hub: not (hub.token_secret_name and (hub.endpoint or "").startswith("http://")),
+        ),
+    )
+    repo: Annotated[
+        str, Field(max_length=193), Matches(REPO, "write a repository such as Tongyi-MAI/Z-Image-Turbo")
+    ] = Field(description="Repository of a diffusers pipeline, OWNER/NAME.")
+    revision: Annotated[
+        str,
+        Field(max_length=40),
+        Matches(COMMIT, "write a commit, 40 hex digits: a branch or tag may be another model tomorrow"),
+    ] = Field(description="The commit. Another one is fetched beside it, and takes over when it is complete.")
+    endpoint: (
+        Annotated[
+            str,
+            Field(max_length=512),
+            Matches(
+                rf"https?://{SUBDOMAIN}(:{PORT})?(/[A-Za-z0-9._~/-]*)?",
+                "write an address such as https://hub.example.org: no user, no '?', no '#', no space",
+            ),
+        ]
+        | None
+    ) = Field(None, description=f"A mirror, or another server with the Hub's protocol; {HUB} if unset.")
+    token_secret_name: SecretName | None = Field(
+        None, description="Secret whose key `token` holds the hub's token; only the Job sees it."
+    )
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The TCP ports that the Job has to reach. The endpoint's own, and 443: hubs send large files elsewhere."""
+        parts = urlsplit(self.endpoint or "https:")
+        own = parts.port or (80 if parts.scheme == "http" else HTTPS_PORT)
+        return tuple(sorted({own, HTTPS_PORT}))
+
+
+class Storage(Part):
+    """The volume that the fetched model lies in."""
+
+    # Two revisions of Z-Image in bfloat16, 20.5 GB each, and the largest float32 shard, 10 GB.
+    size: Bytes = Field("60Gi", description="Room for two revisions and the largest file that is being rewritten.")
+    storage_class_name: (
+        Annotated[str, Field(max_length=253), named("StorageClass", "fast", "of this cluster")] | None
+    ) = Field(None, description="The cluster's default if unset.")
+    access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] = Field(
+        "ReadWriteOnce", description="ReadWriteOnce keeps every worker on one node; ReadWriteMany lets them spread."
+    )
+
+
+def kept(member: str, default: str) -> Rule:
+    """Build the rule that a member of the storage stays as it was: Kubernetes changes no claim but to a larger one."""
+    now, then = (f"{side}.storage.{member}" for side in ("self", "oldSelf"))
+    # Member by member: the API server cannot tell how long the result of a condition is, and refuses the rule.
+    had = f"has(oldSelf.storage) && has({then})"
+    same = f"({had} ? {now} == {then} : {now} == '{default}')"
+    absent = f"(!({had}) || {then} == '{default}')"
+    return unchanging(f"has(self.storage) && has({now}) ? {same} : {absent}", f"{member} cannot change")
+
+
+def unchanging(cel: str, advice: str) -> Rule:
+    """Build a rule about two states of the storage, which only the API server knows both."""
+    return Rule(
+        f"!has(self.huggingFace) || !has(oldSelf.huggingFace) || ({cel})",
+        f"model.storage.{advice}: write it as it was, or make another ZImageService",
+        lambda _: True,
+    )
+
+
+SIZE = "quantity(has({0}.storage) && has({0}.storage.size) ? string({0}.storage.size) : '60Gi')"
+
+
 class Model(Part):
     """Where the weights come from: exactly one source."""
 
     rules = (
         Rule(
-            "[has(self.persistentVolumeClaim), has(self.image)].filter(one, one).size() == 1",
-            "write exactly one source of the model: model.persistentVolumeClaim or model.image",
-            lambda model: (model.persistent_volume_claim is None) != (model.image is None),
+            "[has(self.huggingFace), has(self.persistentVolumeClaim), has(self.image)].filter(one, one).size() == 1",
+            "write exactly one source of the model: model.huggingFace, model.persistentVolumeClaim or model.image",
+            lambda model: [model.hugging_face, model.persistent_volume_claim, model.image].count(None) == 2,
         ),
+        Rule(
+            "!has(self.storage) || has(self.huggingFace)",
+            "model.storage is the volume of model.huggingFace: remove it beside another source",
+            lambda model: model.storage is None or model.hugging_face is not None,
+        ),
+        kept("storageClassName", ""),
+        kept("accessMode", "ReadWriteOnce"),
+        unchanging(f"!{SIZE.format('self')}.isLessThan({SIZE.format('oldSelf')})", "size can grow only"),
     )
+    hugging_face: HubSource | None = None
     persistent_volume_claim: ClaimSource | None = None
     image: ImageSource | None = None
+    storage: Storage | None = Field(None, description="The volume of model.huggingFace; 60Gi of the default class.")
 
     @property
-    def source(self) -> ClaimSource | ImageSource:
+    def source(self) -> HubSource | ClaimSource | ImageSource:
         """The one source that is set."""
-        source = self.persistent_volume_claim or self.image
+        source = self.hugging_face or self.persistent_volume_claim or self.image
         assert source, "rules let no model without a source pass"
         return source
+
+    @property
+    def one_node(self) -> bool:
+        """Whether the volume can be mounted on one node at a time only."""
+        return self.hugging_face is not None and (self.storage or Storage()).access_mode == "ReadWriteOnce"
 
 
 # What a device plugin of the usual vendor offers.
@@ -314,6 +418,11 @@ class Gpu(Part):
             "!has(self.resourceName) || !has(self.deviceClassName)",
             "write either gpu.resourceName (a device plugin) or gpu.deviceClassName (a DRA driver), not both",
             lambda gpu: gpu.resource_name is None or gpu.device_class_name is None,
+        ),
+        Rule(
+            "!has(self.memory) || !has(self.count) || self.count > 0",
+            "gpu.memory is the memory of a GPU: remove it, or write gpu.count: 1",
+            lambda gpu: gpu.memory is None or gpu.count > 0,
         ),
     )
     resource_name: (
@@ -584,11 +693,9 @@ class Basic(Part):
     )
 
 
-PORT = r"(6553[0-5]|655[0-2]\d|65[0-4]\d{2}|6[0-4]\d{3}|[1-5]\d{4}|[1-9]\d{0,3})"
 # Printable ASCII without blanks and commas: the worker reads lists with commas between.
 WORD = r"[!-+\--~]"
 CLAIM = r"[!-+\--<>-~]{1,128}"
-HTTPS_PORT = 443
 
 
 class Jwks(Part):
@@ -951,7 +1058,7 @@ class Spec(Part):
     """What the user wants."""
 
     rules = (
-        required("model", "write spec.model: where the weights lie, such as model.persistentVolumeClaim.claimName"),
+        required("model", "write spec.model: where the weights lie, such as model.huggingFace.repo and revision"),
         required(
             "auth",
             "write spec.auth: who may use the service, such as auth.basic.secretName; "
@@ -1051,6 +1158,7 @@ def parse(body: Mapping[str, Any], *, strict: bool = False) -> ZImageService:
 
     Raises:
         InvalidSpec: one line per mistake: the field, and what to write instead.
+        DoesNotFit: the memory plan has no place for the largest picture; with the largest that fits.
     """
     metadata = body.get("metadata") or {}
     name = str(metadata.get("name") or "")
@@ -1061,7 +1169,7 @@ def parse(body: Mapping[str, Any], *, strict: bool = False) -> ZImageService:
     except ValidationError as error:
         raise InvalidSpec("\n".join(explain(error))) from error
     if problem := too_large(spec):
-        raise InvalidSpec(problem)
+        raise DoesNotFit(problem)
     return ZImageService(
         namespace=str(metadata.get("namespace") or "default"),
         name=name,

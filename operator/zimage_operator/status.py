@@ -8,7 +8,6 @@ that fails (else of the first that is under way), and nothing is claimed that wa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,16 +15,14 @@ from .entrances import Entrance
 from .entrances import refused as refused_by_edge
 from .errors import InvalidSpec, Issuing, NotOwned
 from .exposure import WIDENS
+from .judgement import CONFIG_REASONS, IMAGE_REASONS, Judgement, false, refusal, true, unknown
 from .manifest import Ref
+from .model_status import model_facts, model_ready
 from .names import HTTP_PORT, JWKS_MOUNT, MANAGEMENT_PORT, SIGNING_MOUNT, TLS, selector_labels
 from .observed import EdgeReport, Observed, PodFacts, Posture, Problem
 from .proof import exposures, last_probe, summary
 from .spec import ClaimSource, IssuerRef, ZImageService
 
-IMAGE_REASONS = frozenset(
-    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
-)
-CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 # What stands before the workload in the order of application, and the workload itself.
 WORKLOAD_KINDS = frozenset(
     {
@@ -39,34 +36,6 @@ PROTECTION_KINDS = HELPER_KINDS | {"NetworkPolicy", "Secret"}
 # The kubelet brings a changed Secret within its sync period and cache time (1 min each, at most).
 KUBELET_PATIENCE = timedelta(minutes=3)
 ROUTE_KINDS = HELPER_KINDS | {"Ingress", "HTTPRoute"}
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """One condition without its dates."""
-
-    type: str
-    status: str
-    reason: str
-    message: str
-
-
-def true(kind: str, reason: str, message: str) -> Judgement:
-    return Judgement(kind, "True", reason, message)
-
-
-def false(kind: str, reason: str, message: str) -> Judgement:
-    return Judgement(kind, "False", reason, message)
-
-
-def unknown(kind: str, reason: str, message: str) -> Judgement:
-    return Judgement(kind, "Unknown", reason, message)
-
-
-def refusal(kind: str, observed: Observed, kinds: frozenset[str]) -> Judgement | None:
-    """Report an object that could not be brought in place, under the condition that it belongs to."""
-    found = next((item for item in observed.refused if item.kind in kinds), None)
-    return false(kind, found.reason, found.message) if found else None
 
 
 def current_pods(observed: Observed) -> tuple[PodFacts, ...]:
@@ -142,6 +111,8 @@ def workload_ready(service: ZImageService, observed: Observed) -> Judgement:
     if refused:
         return refused
     facts = observed.deployment
+    if not observed.fetching.choice.ready:
+        return unknown(kind, "WaitingForModel", "no worker is started before its model is complete")
     if facts is None or facts.observed_generation < facts.generation:
         return unknown(kind, "Progressing", "the Deployment is being rolled out")
     wanted = facts.wanted if service.spec.autoscaling else service.spec.replicas
@@ -203,9 +174,9 @@ def suspended(service: ZImageService, observed: Observed) -> Judgement:
     if refused:
         return refused
     published = any(ref.kind in ("Ingress", "HTTPRoute") for ref in observed.existing)
-    if facts is None or facts.observed_generation < facts.generation or facts.replicas or observed.pods or published:
-        count = len(observed.pods)
-        return unknown(kind, "Stopping", f"{count} worker{'' if count == 1 else 's'} still to end")
+    count = len(observed.pods) + observed.fetching.running
+    if facts is None or facts.observed_generation < facts.generation or facts.replicas or count or published:
+        return unknown(kind, "Stopping", f"{count} pod{'' if count == 1 else 's'} still to end")
     return true(kind, "Suspended", "no worker runs and nothing is published: write suspend: false to go on")
 
 
@@ -448,7 +419,7 @@ def route(service: ZImageService) -> Ref:
 
 
 # What can be true or false without a single worker.
-STANDING = frozenset({"NetworkPolicyReady", "WorkloadReady", "Suspended"})
+STANDING = frozenset({"NetworkPolicyReady", "ModelReady", "WorkloadReady", "Suspended"})
 
 
 def gates(service: ZImageService, judgements: list[Judgement]) -> list[Judgement]:
@@ -489,6 +460,7 @@ def status(service: ZImageService, observed: Observed, previous: Mapping[str, An
     else:
         parts = [
             network_policy_ready(service, observed),
+            model_ready(service, observed),
             workload_ready(service, observed),
             network_policy_enforced(service, observed),
             exposure_as_declared(observed),
@@ -522,6 +494,7 @@ def status(service: ZImageService, observed: Observed, previous: Mapping[str, An
         "templateRevision": facts.revision if facts else "",
         "certificate": {"notAfter": rfc3339(expiry)} if expiry else None,
         "exposures": exposures(observed.exposure.holes),
+        "model": model_facts(observed, postures(observed)),
     }
     document |= {key: value for key, value in optional.items() if value}
     looks = [observed.reports[pod.uid] for pod in current_pods(observed) if pod.ready and pod.uid in observed.reports]

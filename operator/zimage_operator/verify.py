@@ -21,6 +21,7 @@ from . import metrics
 from .cache import Cache
 from .edge_probe import knock
 from .manifest import Key
+from .models import FetchReport, read_report
 from .names import HTTP_PORT, MANAGEMENT_PORT
 from .observed import EdgeReport, PodFacts, Posture, Report, read_posture
 from .proof import is_due
@@ -44,8 +45,10 @@ class Verifier:
         self.cache, self.interval_seconds, self.edge, self.changed = cache, interval_seconds, edge, changed
         self.pods: Rounds[str, Report] = Rounds(interval_seconds)
         self.edges: Rounds[Key, EdgeReport] = Rounds(interval_seconds)
-        # The pods that are looked at for each service.
+        self.fetches: Rounds[str, FetchReport] = Rounds(interval_seconds)
+        # The pods that are looked at for each service, and those of its downloads.
         self.followed: dict[Key, set[str]] = {}
+        self.asked: dict[Key, set[str]] = {}
 
     @property
     def enabled(self) -> bool:
@@ -74,6 +77,25 @@ class Verifier:
         else:
             self.edges.drop(key)
 
+    def follow_downloads(self, key: Key) -> None:
+        """Ask every running download of a service how far it is; a figure that is the same is no news."""
+        running = {pod.uid: pod for pod in self.downloads(key)}
+        for uid in self.asked.get(key, set()) - running.keys():
+            self.fetches.drop(uid)
+        self.asked[key] = set(running)
+        for uid, pod in running.items():
+            self.fetches.follow(uid, pod.ip, partial(progress, pod), partial(self.progressed, key), never)
+
+    def progressed(self, key: Key, report: FetchReport, news: bool) -> None:
+        """Take in how far a download is."""
+        if news:
+            self.changed(key)
+
+    def downloads(self, key: Key) -> list[PodFacts]:
+        """Give the pods of a service's downloads that can be asked."""
+        found = self.cache.fetchers(key)
+        return [pod for pod in found if pod.ip and pod.phase == "Running" and not pod.deleting and self.enabled]
+
     def running(self, key: Key) -> list[PodFacts]:
         """Give the pods of a service that can be probed."""
         return [pod for pod in self.cache.pods(key) if pod.ip and not pod.deleting and self.enabled]
@@ -97,22 +119,26 @@ class Verifier:
     def pending(self, key: Key, host: str) -> bool:
         """Whether something of a service has not been looked at since this process began."""
         unseen = any(pod.uid not in self.pods.reports for pod in self.running(key))
+        unseen |= any(pod.uid not in self.fetches.reports for pod in self.downloads(key))
         return unseen or bool(host and self.edge.enabled and self.enabled and key not in self.edges.reports)
 
     def forget(self, key: Key) -> None:
         """A service is gone: look at nothing of it any more."""
         for uid in self.followed.pop(key, set()):
             self.pods.drop(uid)
+        for uid in self.asked.pop(key, set()):
+            self.fetches.drop(uid)
         self.edges.drop(key)
 
     async def close(self) -> None:
         """End every watch."""
         await self.pods.close()
         await self.edges.close()
+        await self.fetches.close()
 
     def problems(self, now: float) -> list[str]:
         """Say which probes are dead or overdue."""
-        return [*self.pods.problems(now), *self.edges.problems(now)]
+        return [*self.pods.problems(now), *self.edges.problems(now), *self.fetches.problems(now)]
 
 
 def settled(report: Report, basic_sha256: str = "") -> bool:
@@ -132,6 +158,19 @@ def edge_settled(report: EdgeReport) -> bool:
     return report.result == "refused"
 
 
+def never(_: FetchReport) -> bool:
+    """A download moves on: it is asked again soon."""
+    return False
+
+
+async def progress(pod: PodFacts) -> FetchReport:
+    """Ask a download how far it is; one that does not answer has told nothing."""
+    try:
+        return read_report(json.dumps(await fetch(pod.ip, "progress"))) or FetchReport()
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        return FetchReport()
+
+
 async def probe(pod: PodFacts) -> Report:
     """Look at one pod: what it loaded, and whether its port 7860 is closed to us."""
     # At once: where the network is cut both are silences to be listened to.
@@ -142,7 +181,7 @@ async def probe(pod: PodFacts) -> Report:
 async def loaded(pod: PodFacts) -> tuple[Posture | None, str]:
     """Ask a worker what it loaded; without an answer say what went wrong."""
     try:
-        return read_posture(await fetch(pod.ip)), ""
+        return read_posture(await fetch(pod.ip, "posture")), ""
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         return None, type(error).__name__
 
@@ -177,11 +216,11 @@ async def connects(address: str, port: int) -> bool:
     return True
 
 
-async def fetch(address: str) -> object:
-    """Ask a worker what it loaded."""
+async def fetch(address: str, page: str) -> object:
+    """Read a page of a pod's management port."""
     host = f"[{address}]" if ":" in address else address
     timeout = aiohttp.ClientTimeout(total=POSTURE_SECONDS)
-    url = f"http://{host}:{MANAGEMENT_PORT}/posture"
+    url = f"http://{host}:{MANAGEMENT_PORT}/{page}"
     async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url, allow_redirects=False) as answer:
         answer.raise_for_status()
         return json.loads(await answer.content.read(POSTURE_BYTES))

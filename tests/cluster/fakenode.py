@@ -10,6 +10,7 @@ annotation on a live pod counts at once:
     fakenode/waiting: ImagePullBackOff  its containers stay waiting, with this reason
     fakenode/exit: "1"                  its containers end with this code: CrashLoopBackOff,
                                         or Failed and Succeeded under restartPolicy Never
+    fakenode/message: "..."             what such a container leaves as its termination message
     fakenode/term: "2"                  seconds from deletion to gone
 
 Pod and node addresses are text from 198.18.0.0/15, which is reserved for benchmarks and
@@ -294,7 +295,8 @@ def behaviour(asked: dict[str, str], restart_policy: str, now: str) -> tuple[str
     code = int(asked["fakenode/exit"])
     if restart_policy == "Always":
         return "Running", {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}, code
-    return "Failed" if code else "Succeeded", {"terminated": terminated(code, now)}, 0
+    left = {"message": asked["fakenode/message"]} if "fakenode/message" in asked else {}
+    return "Failed" if code else "Succeeded", {"terminated": terminated(code, now) | left}, 0
 
 
 def terminated(code: int, now: str) -> Object:

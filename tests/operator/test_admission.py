@@ -33,7 +33,32 @@ def jwt(**more: object) -> dict[str, object]:
     return {"auth": {"jwt": {**JWT, **more}}}
 
 
+HUB = {"repo": "Tongyi-MAI/Z-Image-Turbo", "revision": "0" * 40}
+
+
+def hub(**more: object) -> dict[str, object]:
+    return {"model": {"huggingFace": {**HUB, **more}}}
+
+
 BAD = {
+    "hub by branch": (hub(revision="main"), "write a commit, 40 hex digits"),
+    "hub without a revision": ({"model": {"huggingFace": {"repo": "a/b"}}}, "revision"),
+    "hub repo upwards": (hub(repo="../b"), "write a repository such as Tongyi-MAI/Z-Image-Turbo"),
+    "hub repo as an option": (hub(repo="--to"), "write a repository such as"),
+    "hub with a user": (hub(endpoint="https://u:p@hub.example.org"), "no user"),
+    "hub by file": (hub(endpoint="file:///etc"), "write an address such as https://hub.example.org"),
+    "hub with a query": (hub(endpoint="https://hub.example.org/?a=b"), "no '?'"),
+    "hub token over http": (hub(endpoint="http://hub.example.org", tokenSecretName="t"), "in the clear"),
+    "hub token elsewhere": (hub(tokenSecretName="other/token"), "no '/'"),
+    "storage beside a claim": (
+        {"model": {"persistentVolumeClaim": {"claimName": "a"}, "storage": {"size": "1Gi"}}},
+        "model.storage is the volume of model.huggingFace",
+    ),
+    "storage for one pod": (
+        {"model": {"huggingFace": HUB, "storage": {"accessMode": "ReadWriteOncePod"}}},
+        "accessMode",
+    ),
+    "storage without a size": ({"model": {"huggingFace": HUB, "storage": {"size": "big"}}}, "Kubernetes quantity"),
     "basic with both": ({"auth": {"basic": {**BASIC, "generate": True}}}, "either auth.basic.secretName"),
     "basic with neither": ({"auth": {"basic": {}}}, "either auth.basic.secretName"),
     "generate off": ({"auth": {"basic": {"generate": False}}}, "either auth.basic.secretName"),
@@ -105,6 +130,8 @@ BAD = {
         {"gpu": {"resourceName": "nvidia.com/gpu", "deviceClassName": "gpu.nvidia.com"}},
         "either gpu.resourceName (a device plugin) or gpu.deviceClassName (a DRA driver)",
     ),
+    "memory without a GPU": ({"gpu": {"count": 0, "memory": "24Gi"}}, "gpu.memory is the memory of a GPU"),
+    "memory": ({"gpu": {"memory": "24 GB"}}, "write a Kubernetes quantity"),
     "device class": ({"gpu": {"deviceClassName": "GPU"}}, "write the name of a DeviceClass of this cluster"),
     "toleration of everything": ({"scheduling": {"tolerations": [{"effect": "NoSchedule"}]}}, "operator: Exists"),
     "toleration with a value too many": (
@@ -154,7 +181,54 @@ def test_unknown_field_is_named(installed: ControlPlane) -> None:
         parse(body, strict=True)
 
 
+# What was there, what is written now, and what is said: only the API server knows both.
+CHANGES: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
+    "larger": ({"size": "60Gi"}, {"size": "61Gi"}, ""),
+    "larger than the default": ({}, {"size": "0.1Ti"}, ""),
+    "smaller": ({"size": "60Gi"}, {"size": "59Gi"}, "size can grow only"),
+    "smaller than the default": ({}, {"size": "59Gi"}, "size can grow only"),
+    "another class": ({"storageClassName": "a"}, {"storageClassName": "b"}, "storageClassName cannot change"),
+    "no class": ({"storageClassName": "a"}, {}, "storageClassName cannot change"),
+    "a class": ({}, {"storageClassName": "a"}, "storageClassName cannot change"),
+    "the same class": ({"storageClassName": "a"}, {"storageClassName": "a", "size": "61Gi"}, ""),
+    "another mode": ({}, {"accessMode": "ReadWriteMany"}, "accessMode cannot change"),
+    "the default mode": ({}, {"accessMode": "ReadWriteOnce"}, ""),
+    "without storage": ({"accessMode": "ReadWriteMany"}, {}, "accessMode cannot change"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_volume_stays_as_it_was_made(installed: ControlPlane, case: str) -> None:
+    before, after, advice = CHANGES[case]
+    name = f"volume-{list(CHANGES).index(case)}"
+    first, second = (smallest(name, model={"huggingFace": HUB, "storage": part}) for part in (before, after))
+    if not after:
+        del second["spec"]["model"]["storage"]
+    installed.kubectl("create", "-f", "-", input=json.dumps(first))
+    try:
+        command = ("replace", "--dry-run=server", "-f", "-")
+        if not advice:
+            installed.kubectl(*command, input=json.dumps(second))
+            return
+        with pytest.raises(CommandFailed) as refused:
+            installed.kubectl(*command, input=json.dumps(second))
+        assert advice in str(refused.value)
+    finally:
+        installed.kubectl("delete", "zis", name)
+
+
+def test_another_source_has_no_volume_to_keep(installed: ControlPlane) -> None:
+    installed.kubectl("create", "-f", "-", input=json.dumps(smallest("other-source")))
+    body = smallest("other-source", model={"huggingFace": HUB, "storage": {"storageClassName": "a", "size": "1Gi"}})
+    installed.kubectl("replace", "--dry-run=server", "-f", "-", input=json.dumps(body))
+    installed.kubectl("delete", "zis", "other-source")
+
+
 GOOD = {
+    "hub": hub(),
+    "hub by mirror": hub(endpoint="http://hub.team-a.svc:8080/mirror"),
+    "hub with a token": hub(endpoint="https://hub.example.org", tokenSecretName="hub-token"),
+    "hub with storage": {"model": {"huggingFace": HUB, "storage": {"size": 107374182400, "storageClassName": "fast"}}},
     "generated": {"auth": {"basic": {"generate": True}}},
     "jwt": jwt(algorithms=["RS256", "EdDSA"], requiredClaims=["group=artists", "email"], usernameClaim="email"),
     "HS in a Secret": jwt(algorithms=["HS256"], jwks={"secretName": "keys"}),

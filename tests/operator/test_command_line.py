@@ -52,5 +52,21 @@ def test_check_and_render_hold_the_bounds_that_are_set() -> None:
         assert wrong.stderr.startswith("ZIMAGE_OPERATOR_ALLOWED_HOSTS: '*' will not do")
 
 
+def test_every_sample_is_sound_and_renders() -> None:
+    samples = sorted(SAMPLE.parent.glob("*.yaml"))
+    assert len(samples) > 1
+    assert run("check", *samples).stderr == ""
+    for sample in samples:
+        assert "kind: Deployment" in run("render", sample).stdout
+
+
+def test_check_says_offline_what_fits_the_memory() -> None:
+    text = (SAMPLE.with_name("hugging-face.yaml")).read_text() + "  generation: {maxPixels: 16777216}\n"
+    for command in ("check", "render"):
+        bad = run(command, "-", given=text)
+        assert bad.returncode == 1
+        assert "write at most 10758400 (3280x3280), or the memory of a larger GPU" in bad.stderr
+
+
 def test_the_crd_is_the_committed_one() -> None:
     assert run("crd").stdout == (ROOT / "crds" / "zimage.dev_zimageservices.yaml").read_text()

@@ -87,8 +87,12 @@ def test_a_service_is_published_and_taken_back(roles: Operator, place: str) -> N
     cluster.apply(smallest(namespace=place, suspend=True, gpu={"deviceClassName": DRIVER}))
     wait_for(cluster, place, "Suspended")
     assert len(cluster.get("resourceclaimtemplates", "-n", place)["items"]) == 1
+    # A model that is to be fetched: a claim and a Job.
+    source = {"repo": "Tongyi-MAI/Z-Image-Turbo", "revision": "1" * 40}
+    cluster.apply(smallest(namespace=place, model={"huggingFace": source}, ingress=None, **processor))
+    eventually(lambda: cluster.kubectl("-n", place, "get", "jobs", "-o", "name"), "the Job is made")
     cluster.apply(smallest(namespace=place, ingress=None, **processor))
-    gone = f"ing,middleware,tlsoption,hpa,resourceclaimtemplate,{made}"
+    gone = f"ing,middleware,tlsoption,hpa,resourceclaimtemplate,job,{made}"
     eventually(lambda: not cluster.kubectl("-n", place, "get", gone, "-o", "name"), "what is not asked for is gone")
     eventually(lambda: "credentials" not in cluster.kubectl("-n", place, "get", "cm", "-o", "name"), "no credentials")
 

@@ -80,6 +80,17 @@ def test_devices_by_claim_and_an_autoscaler_are_made_and_go(operator: Operator, 
     eventually(lambda: not cluster.get(kinds, "-n", namespace)["items"], "both are gone")
 
 
+def test_a_model_is_fetched_by_a_job_and_another_by_another(operator: Operator, namespace: str) -> None:
+    """All about it is in test_models.py; here so that this file alone uses every right."""
+    cluster = operator.cluster
+    source = {"repo": "Tongyi-MAI/Z-Image-Turbo", "revision": "1" * 40}
+    cluster.apply(smallest(namespace=namespace, model={"huggingFace": source}))
+    first = eventually(lambda: cluster.kubectl("-n", namespace, "get", "jobs", "-o", "name").strip(), "a Job")
+    cluster.apply(smallest(namespace=namespace, model={"huggingFace": {**source, "revision": "2" * 40}}))
+    eventually(lambda: not exists(cluster, namespace, "job", first.partition("/")[2]), "it makes way")
+    assert exists(cluster, namespace, "pvc", "studio-model")
+
+
 def test_what_is_deleted_comes_back(operator: Operator, namespace: str) -> None:
     cluster = operator.cluster
     serve(cluster, namespace)

@@ -90,6 +90,8 @@ def members(annotation: Any) -> Iterator[type[BaseModel]]:
 RIGHTS = {
     "zis": {"apiGroups": ["zimage.dev"], "resources": ["zimageservices"], "verbs": ["*"]},
     "deployments": {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["create"]},
+    "jobs": {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create"]},
+    "claims": {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["create"]},
     "users": {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["studio-users"], "verbs": ["get"]},
     "tls": {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["img-tls"], "verbs": ["get"]},
 }
@@ -166,8 +168,25 @@ def test_t2_an_author_can_have_only_what_that_author_could_make_by_hand(
         assert f"you may not read Secret {missing} in namespace authors" in said
 
 
+@pytest.mark.control_plane
+@pytest.mark.parametrize(("lacking", "kinds"), [("jobs", "Jobs"), ("claims", "PersistentVolumeClaims")])
+def test_t2_whose_model_is_fetched_must_be_allowed_what_fetches_it(
+    guarded: ControlPlane, lacking: str, kinds: str
+) -> None:
+    rights = {"zis", "deployments", "jobs", "claims", "users", "tls"}
+    author(guarded, f"without-{lacking}", sorted(rights - {lacking}))
+    model = {"huggingFace": {"repo": "a/b", "revision": "0" * 40}}
+    # With another source the same author may.
+    eventually(lambda: not attempt(guarded, f"without-{lacking}", smallest("mine", "authors")), "the rights are known")
+    said = attempt(guarded, f"without-{lacking}", smallest("mine", "authors", model=model))
+    assert f"you may not create {kinds} in namespace authors" in said
+
+
 # Each field that names a Secret, as a part of a spec.
 NAMING: dict[str, dict[str, Any]] = {
+    "model.huggingFace.tokenSecretName": {
+        "model": {"huggingFace": {"repo": "a/b", "revision": "0" * 40, "tokenSecretName": "theirs"}}
+    },
     "auth.basic.secretName": {"auth": {"basic": {"secretName": "theirs"}}},
     "auth.jwt.jwks.secretName": {"auth": {"jwt": {**JWT, "jwks": {"secretName": "theirs"}}}},
     "auth.token.signingKeySecretName": {
@@ -181,7 +200,7 @@ NAMING: dict[str, dict[str, Any]] = {
 @pytest.mark.control_plane
 @pytest.mark.parametrize("field", NAMING)
 def test_t2_no_field_that_names_a_secret_is_forgotten(guarded: ControlPlane, field: str) -> None:
-    author(guarded, "almost", ["zis", "deployments", "users", "tls"])
+    author(guarded, "almost", ["zis", "deployments", "jobs", "claims", "users", "tls"])
     eventually(lambda: not attempt(guarded, "almost", smallest("mine", "authors")), "the author may write this one")
     assert "you may not read Secret theirs" in attempt(guarded, "almost", smallest("mine", "authors", **NAMING[field]))
 

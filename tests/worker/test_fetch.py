@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -497,6 +498,26 @@ def test_another_revision_or_a_stranger_s_file_is_not_replaced(hub: HubServer, t
         run(hub, tmp_path / "model")
     with pytest.raises(errors.Damaged, match=r"own\.py"):
         verify(tmp_path / "model", progress())
+
+
+def test_what_nobody_reads_any_more_makes_way(hub: HubServer, tmp_path: Path) -> None:
+    """Asked for, and then only what a fetch has made and no process holds."""
+    for name in ("old", "served"):
+        run(hub, tmp_path / name)
+    for name in (".broken.fetch", ".busy.fetch", ".half.fetch", "notes", "lost+found"):
+        (tmp_path / name / "files").mkdir(parents=True)
+        (tmp_path / name / "lock").touch()
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    run(hub, outside)
+    (tmp_path / "link").symlink_to(outside)
+    with (tmp_path / ".busy.fetch/lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        fetch(source(hub), tmp_path / "new", progress())
+        assert (tmp_path / "old").exists()
+        fetch(source(hub), tmp_path / "new", progress(), ["served", "half"])
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"new", "served", ".busy.fetch", ".half.fetch", "notes", "lost+found", "link"}
+    assert everything(outside) == everything(tmp_path / "new") == everything(tmp_path / "served")
 
 
 def test_a_folder_that_is_a_file(hub: HubServer, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..manifest import Manifest, manifest
+from ..models import Weights
 from ..names import (
     BASIC_MOUNT,
     CERTIFICATE_KEY,
@@ -16,7 +17,7 @@ from ..names import (
     SIGNING_MOUNT,
 )
 from ..quantities import quantity
-from ..spec import Auth, RateLimit, ZImageService
+from ..spec import Auth, HubSource, RateLimit, ZImageService
 
 HTPASSWD_FILE = f"{BASIC_MOUNT}/htpasswd"
 JWKS_FILE = f"{JWKS_MOUNT}/{JWKS_KEY}"
@@ -29,11 +30,12 @@ def config_map(service: ZImageService, values: dict[str, str]) -> Manifest:
     return manifest("v1", "ConfigMap", service, data=values)
 
 
-def settings(service: ZImageService) -> dict[str, str]:
-    """Give the worker's environment; units are in the names."""
+def settings(service: ZImageService, model: Weights | None = None) -> dict[str, str]:
+    """Give the worker's environment; units are in the names. `model`: what was fetched for it, if anything was."""
     spec, published = service.spec, service.spec.published
     limits = published.rate_limit if published else RateLimit()
-    path = service.model.source.path
+    source = service.model.source
+    path = (model.folder if model else "") if isinstance(source, HubSource) else source.path
     values: dict[str, object] = {
         "ZIMAGE_MODEL_PATH": f"{MODEL_MOUNT}/{path}" if path else MODEL_MOUNT,
         "ZIMAGE_PORT": HTTP_PORT,
@@ -53,7 +55,10 @@ def settings(service: ZImageService) -> dict[str, str]:
     }
     values |= auth_settings(service.auth)
     if spec.gpu.count and spec.gpu.memory:
-        values["ZIMAGE_GPU_MEMORY"] = spec.gpu.memory
+        # In bytes: of the forms of a quantity the worker reads only the usual ones.
+        values["ZIMAGE_GPU_MEMORY"] = int(quantity(spec.gpu.memory))
+    if model:
+        values["ZIMAGE_MODEL_REVISION"] = model.revision
     if published:
         # The edge's own limit again: not every edge has one.
         values["ZIMAGE_MAX_BODY_BYTES"] = int(quantity(published.max_body_size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..manifest import Manifest, manifest
-from ..names import REVISION_ANNOTATION, labels, selector_labels
+from ..names import MODEL_ANNOTATION, REVISION_ANNOTATION, labels, selector_labels
 from ..spec import ZImageService
 from .template import Template
 
@@ -27,12 +27,17 @@ def deployment(service: ZImageService, template: Template) -> Manifest:
         "template": {
             "metadata": {
                 "labels": labels(service.name),
-                "annotations": {REVISION_ANNOTATION: template.revision},
+                "annotations": {REVISION_ANNOTATION: template.revision, **served(template)},
             },
             "spec": {**template.pod, "containers": [worker]},
         },
     }
     return manifest("apps/v1", "Deployment", service, spec=spec)
+
+
+def served(template: Template) -> Manifest:
+    """Build the annotation that says which fetched model the workers read: its folder is not removed under them."""
+    return {MODEL_ANNOTATION: template.model.folder} if template.model else {}
 
 
 def replicas(service: ZImageService) -> Manifest:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from ..manifest import Environment, Manifest, manifest
 from ..names import (
+    DOWNLOAD,
     HTTP_PORT,
     MANAGEMENT_PORT,
     NAMESPACE_LABEL,
     OPERATOR_POD_LABELS,
     selector_labels,
 )
-from ..spec import ZImageService
+from ..spec import HubSource, ZImageService
 
 # Where every distribution runs its DNS.
 DNS_NAMESPACE = "kube-system"
-DNS_PORT = 53
+DNS_PORTS = [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
 
 
 def network_policy(service: ZImageService, environment: Environment) -> Manifest:
@@ -46,17 +47,32 @@ def egress(service: ZImageService) -> list[Manifest]:
     where clouds serve the node's own credentials.
     """
     port = service.auth.jwt.jwks.port if service.auth.jwt else None
-    if port is None:
-        return []
-    dns = [{"port": DNS_PORT, "protocol": protocol} for protocol in ("UDP", "TCP")]
-    everywhere = [
+    return [] if port is None else [{"to": [peer(DNS_NAMESPACE)], "ports": DNS_PORTS}, everywhere(port)]
+
+
+def everywhere(*ports: int) -> Manifest:
+    """Build the way to these ports at every address but the link-local ones."""
+    blocks = [
         {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}},
         {"ipBlock": {"cidr": "::/0", "except": ["fe80::/10", "fd00:ec2::254/128"]}},
     ]
-    return [
-        {"to": [peer(DNS_NAMESPACE)], "ports": dns},
-        {"to": everywhere, "ports": [{"port": port, "protocol": "TCP"}]},
-    ]
+    return {"to": blocks, "ports": [{"port": port, "protocol": "TCP"} for port in ports]}
+
+
+def download_policy(service: ZImageService, environment: Environment) -> Manifest:
+    """Let the download Job reach its hub, and nobody reach it but the operator, which asks how far it is."""
+    hub = service.model.source
+    assert isinstance(hub, HubSource), "only a hub's model is fetched"
+    operator = peer(environment.operator_namespace, OPERATOR_POD_LABELS)
+    spec = {
+        "podSelector": {"matchLabels": selector_labels(service.name, DOWNLOAD)},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": [operator], "ports": [{"port": MANAGEMENT_PORT, "protocol": "TCP"}]}],
+        # DNS anywhere: it goes out to every address as it is, and a cluster's DNS may be no pod, but on each node
+        # (NodeLocal DNSCache, and our own test node), or in a namespace of another name.
+        "egress": [{"ports": DNS_PORTS}, everywhere(*hub.ports)],
+    }
+    return manifest("networking.k8s.io/v1", "NetworkPolicy", service, DOWNLOAD, DOWNLOAD, spec=spec)
 
 
 def peer(namespace: str, pod_labels: dict[str, str] | None = None) -> Manifest:

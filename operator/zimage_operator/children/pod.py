@@ -12,21 +12,30 @@ from ..names import (
     HTTP_PORT_NAME,
     JWKS_KEY,
     JWKS_MOUNT,
+    LABEL_COMPONENT,
     MANAGEMENT_PORT,
     MANAGEMENT_PORT_NAME,
+    MODEL_CLAIM,
     MODEL_MOUNT,
     SIGNING_KEY,
     SIGNING_MOUNT,
     WORKER_UID,
     selector_labels,
 )
-from ..spec import Auth, ClaimSource, TopologySpread, ZImageService, amounts
+from ..spec import Auth, ClaimSource, HubSource, TopologySpread, ZImageService, amounts
 from .claimtemplate import CLAIM, claim_template_name
 
 # After the worker's own drain: closing sockets and freeing the GPU. A guess with room.
 EXIT_SECONDS = 15
 # Owner and group may read, others not: the files hold password hashes.
 CREDENTIAL_MODE = 0o440
+HOSTNAME_LABEL = "kubernetes.io/hostname"
+UNPRIVILEGED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+    "capabilities": {"drop": ["ALL"]},
+}
 # Where each volume is mounted.
 PATHS = {
     "model": MODEL_MOUNT,
@@ -41,7 +50,20 @@ PATHS = {
 def pod(service: ZImageService, environment: Environment) -> Manifest:
     """Build the pod's spec; it passes PodSecurity `restricted` as the API server enforces it."""
     spec = service.spec
-    body: Manifest = {
+    grace_seconds = spec.rollout.drain_seconds + EXIT_SECONDS
+    body = skeleton(service, container(service, environment), volumes(service), grace_seconds)
+    optional = {
+        "topologySpreadConstraints": [spread(service, wanted) for wanted in spec.scheduling.topology_spread],
+        "resourceClaims": claims(service),
+        "runtimeClassName": spec.scheduling.runtime_class_name,
+    }
+    given = {key: value for key, value in optional.items() if value}
+    return body | given | placement(service) | one_node(service)
+
+
+def skeleton(service: ZImageService, only: Manifest, mounted: list[Manifest], grace_seconds: int) -> Manifest:
+    """Build what every pod of ours is: restricted, without rights, and tolerated where the GPUs are."""
+    return {
         "serviceAccountName": service.name,
         "automountServiceAccountToken": False,
         # Dozens of variables about other services would only tell an intruder where to go.
@@ -51,7 +73,7 @@ def pod(service: ZImageService, environment: Environment) -> Manifest:
         "hostNetwork": False,
         "hostPID": False,
         "hostIPC": False,
-        "terminationGracePeriodSeconds": spec.rollout.drain_seconds + EXIT_SECONDS,
+        "terminationGracePeriodSeconds": grace_seconds,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": WORKER_UID,
@@ -61,28 +83,50 @@ def pod(service: ZImageService, environment: Environment) -> Manifest:
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [container(service, environment)],
-        "volumes": volumes(service),
+        "containers": [only],
+        "volumes": mounted,
         "tolerations": tolerations(service),
     }
+
+
+def placement(service: ZImageService) -> Manifest:
+    """Build what decides where a pod may run, and its right to an image: the same for workers and downloads."""
+    spec = service.spec
     optional = {
-        "topologySpreadConstraints": [spread(service, wanted) for wanted in spec.scheduling.topology_spread],
-        "resourceClaims": claims(service),
         "nodeSelector": spec.scheduling.node_selector,
         "priorityClassName": spec.scheduling.priority_class_name,
-        "runtimeClassName": spec.scheduling.runtime_class_name,
         "imagePullSecrets": [{"name": name} for name in spec.image.pull_secrets] if spec.image else [],
     }
-    return body | {key: value for key, value in optional.items() if value}
+    return {key: value for key, value in optional.items() if value}
+
+
+def one_node(service: ZImageService) -> Manifest:
+    """Build the rule that all pods of a service share a node, where its volume can be on one only.
+
+    Else the second would wait for the volume for ever, and nobody would be told. A pod that finds no
+    other satisfies the rule itself, because it matches the selector.
+    """
+    if not service.model.one_node:
+        return {}
+    both = {key: value for key, value in selector_labels(service.name).items() if key != LABEL_COMPONENT}
+    term = {"labelSelector": {"matchLabels": both}, "topologyKey": HOSTNAME_LABEL}
+    return {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}}
+
+
+def worker_image(service: ZImageService, environment: Environment) -> Manifest:
+    """Build which image runs, and when it is pulled."""
+    image = service.spec.image
+    return {
+        "image": image.reference if image else environment.worker_image,
+        "imagePullPolicy": image.pull_policy if image else "IfNotPresent",
+    }
 
 
 def container(service: ZImageService, environment: Environment) -> Manifest:
     """Build the one container."""
-    image = service.spec.image
     return {
         "name": "worker",
-        "image": image.reference if image else environment.worker_image,
-        "imagePullPolicy": image.pull_policy if image else "IfNotPresent",
+        **worker_image(service, environment),
         "args": ["serve"],
         "envFrom": [{"configMapRef": {"name": service.name}}],
         "ports": [
@@ -90,12 +134,7 @@ def container(service: ZImageService, environment: Environment) -> Manifest:
             {"name": MANAGEMENT_PORT_NAME, "containerPort": MANAGEMENT_PORT, "protocol": "TCP"},
         ],
         "resources": resources(service),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": UNPRIVILEGED,
         # The management port answers before the model is loaded, so `live` holds from the first
         # seconds; a worker that loads for half an hour is alive and not ready.
         "startupProbe": probe("/health/live", period_seconds=2, failures=90),
@@ -188,6 +227,8 @@ def secret_volume(volume: str, secret: str, key: str, path: str) -> Manifest:
 def model_volume(service: ZImageService) -> Manifest:
     """Build the source of the weights; the worker cannot write to it."""
     source = service.model.source
+    if isinstance(source, HubSource):
+        return {"persistentVolumeClaim": {"claimName": f"{service.name}-{MODEL_CLAIM}", "readOnly": True}}
     if isinstance(source, ClaimSource):
         return {"persistentVolumeClaim": {"claimName": source.claim_name, "readOnly": True}}
     return {"image": {"reference": source.reference, "pullPolicy": "IfNotPresent"}}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ..manifest import Environment, Manifest, digest
+from ..models import Weights, weights
 from ..spec import ZImageService
 from .configmap import settings
 from .pod import pod
@@ -23,6 +24,8 @@ class Template:
 
     pod: Manifest
     settings: dict[str, str]
+    # The fetched model that it serves, if it was fetched.
+    model: Weights | None = None
     # A newer one waits for a change of the spec.
     outdated: bool = False
 
@@ -32,9 +35,10 @@ class Template:
         return digest([self.pod, self.settings])
 
 
-def newest(service: ZImageService, environment: Environment) -> Template:
+def newest(service: ZImageService, environment: Environment, model: Weights | None = None) -> Template:
     """Build the template as this operator wants it."""
-    return Template(pod(service, environment), settings(service))
+    model = model or weights(service)
+    return Template(pod(service, environment), settings(service, model), model)
 
 
 def without_host_fields(template: Template) -> Template:
@@ -69,16 +73,18 @@ def shapes(template: Template) -> Iterator[Template]:
         yield template
 
 
-def in_force(service: ZImageService, environment: Environment, revision: str) -> Template:
+def in_force(service: ZImageService, environment: Environment, revision: str, model: Weights | None = None) -> Template:
     """Give the template to be applied, where workers of `revision` run ("" where none do).
+
+    `model`: the fetched one that they are to serve; the one that is asked for if not given.
 
     The one in force stays while it is what some former operator makes of this very spec.
     Without workers there is nothing to disturb, and the newest is taken.
     """
-    best = newest(service, environment)
+    best = newest(service, environment, model)
     if environment.update_policy == "Auto" or service.spec.stopped or revision in ("", best.revision):
         return best
     images = dict.fromkeys((environment.worker_image, *environment.former_worker_images))
-    built = (newest(service, replace(environment, worker_image=image)) for image in images)
+    built = (newest(service, replace(environment, worker_image=image), model) for image in images)
     known = (shape for template in built for shape in shapes(template))
     return next((replace(shape, outdated=True) for shape in known if shape.revision == revision), best)

@@ -44,6 +44,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--repo", help="for example Tongyi-MAI/Z-Image-Turbo")
     parser.add_argument("--revision", help="a commit of it, 40 hex digits")
     parser.add_argument("--to", type=Path, metavar="DIR", help="the folder to make; not a mount point")
+    parser.add_argument("--clear", action="store_true", help="first remove other fetched folders beside DIR")
+    parser.add_argument("--keep", action="append", default=[], metavar="NAME", help="but not this one; repeatable")
     parser.add_argument("--endpoint", metavar="URL", help=f"a Hub-compatible server (HF_ENDPOINT, else {ENDPOINT})")
     parser.add_argument("--retries", type=int, default=5, help="tries in a row without a new byte (default 5)")
     parser.add_argument("--report", type=Path, metavar="FILE", help="keep one line of JSON there (docs/fetch.md)")
@@ -100,7 +102,7 @@ def work(arguments: argparse.Namespace, progress: Any) -> int:
         except OSError as error:
             raise WrongUse(f"--progress-port {arguments.progress_port}: {error.strerror}; use another") from error
     began = time.monotonic()
-    made = fetch(source, arguments.to, progress)
+    made = fetch(source, arguments.to, progress, arguments.keep if arguments.clear else None)
     what = "fetched" if made.downloaded_bytes else "complete already, every byte checked:"
     return succeeded(
         progress,

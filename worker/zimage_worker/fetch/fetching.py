@@ -7,8 +7,9 @@ The straight line: what is there → what the hub has → what is needed → roo
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from hashlib import sha1, sha256
 from pathlib import Path
@@ -20,8 +21,10 @@ from .errors import ChecksumMismatch, Damaged, NotServable, TargetInUse
 from .hub import Hub, Source, size
 from .progress import Progress
 from .selection import INDEX, RemoteFile, components, needed
-from .staging import Staging, disk, flushed
+from .staging import Staging, clear, disk, flushed
 from .tensors import header_length, parse_header, read_header, save_bf16
+
+log = logging.getLogger("zimage.fetch")
 
 # Holds the whole header of every published shard: one request a file.
 FIRST_BYTES = 256 * 1024
@@ -35,13 +38,17 @@ class Fetched:
     downloaded_bytes: int
 
 
-def fetch(source: Source, target: Path, progress: Progress) -> Fetched:
+def fetch(source: Source, target: Path, progress: Progress, keep: Collection[str] | None = None) -> Fetched:
     """Make `target` hold the commit, and nothing half-done at any time.
+
+    With `keep`, other fetched folders beside it are removed first, but for those named in it.
 
     Raises:
         FetchError: by its type; errors.py has the exit codes.
     """
     with disk(target):
+        if keep is not None and (gone := clear(target, keep)):
+            log.info("removed, because nobody reads it any more: %s", ", ".join(gone))
         staging = Staging(target, source.repo, source.revision)
         staging.ensure_movable()
         known, intact = existing(target, source, progress)

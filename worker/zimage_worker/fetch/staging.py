@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -164,6 +164,42 @@ class Staging:
                 f"{self.target.parent} has {free / 1e9:.2f} GB free and {need / 1e9:.2f} GB are needed; "
                 "make room or use a larger volume"
             )
+
+
+def clear(target: Path, keep: Collection[str]) -> list[str]:
+    """Remove what other fetches left beside `target`, but for the folders named in `keep`; give what went.
+
+    Only what a fetch has made: a folder with a manifest, or a growing one that no process holds. Nothing is
+    lost for good by it: whatever is removed can be fetched again.
+    """
+    parent, gone = target.parent, []
+    for found in sorted(parent.iterdir()) if parent.is_dir() else []:
+        name = found.name.removeprefix(".").removesuffix(".fetch")
+        growing = found.name == f".{name}.fetch"
+        if name in {target.name, *keep} or found.is_symlink() or not found.is_dir():
+            continue
+        aside = parent / f".{name}.fetch"
+        if held(aside) or not (growing or (found / manifest.NAME).is_file()):
+            continue
+        if not growing:
+            # First out of its name: what a kill leaves of it is known for what it is.
+            shutil.rmtree(aside, ignore_errors=True)
+            found.rename(aside)
+        shutil.rmtree(aside)
+        gone.append(name)
+    return gone
+
+
+def held(root: Path) -> bool:
+    """Whether a process is at work in a growing folder."""
+    try:
+        with (root / "lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 def manifest_size(path: Path) -> int:

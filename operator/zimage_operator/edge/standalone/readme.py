@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from ...names import WORKER_UID
-from ...spec import ImageSource
+from ...spec import HubSource, ImageSource
 from .order import WORKER_ADDRESS, Order
 from .template import filled
 
@@ -98,6 +98,12 @@ def model(order: Order) -> str:
     if isinstance(source, ImageSource):
         return "The weights come as an image (image volumes need Docker 28): `docker compose pull`, in `inner/`."
     place = f"/srv/zimage/{order.service.name}/model"
+    if isinstance(source, HubSource):
+        return (
+            f"The weights, readable for group {WORKER_UID}:\n"
+            f"   `zimage-worker fetch --repo {source.repo} --revision {source.revision} --to {place}`"
+            f"{f' (HF_ENDPOINT={source.endpoint})' if source.endpoint else ''} makes them."
+        )
     below = f"{place}/{source.path}" if source.path else place
     return (
         f"The weights, readable for group {WORKER_UID}: `{below}/model_index.json` and what belongs to it.\n"
