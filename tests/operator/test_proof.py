@@ -247,7 +247,7 @@ def test_a_door_that_lets_strangers_in_is_seen_from_outside(walled: Node, greete
 
 
 def test_an_issuer_that_is_none_is_told(walled: Node, greeter: str) -> None:
-    """Keys by address, where a setting allows them. That egress' reach is not shown: this node's DNS is no pod."""
+    """Keys by address, where a setting allows them. How far that way reaches is not shown: the DNS here is no pod."""
     url = f"https://greeter.{greeter}.svc.cluster.local:8443/keys"
     jwt = {"issuer": "https://login.example.org", "audiences": ["zimage"], "jwks": {"url": url}}
     empty = {"persistentVolumeClaim": {"claimName": "z-image-turbo", "path": "none"}}
