@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from .errors import NotAllowed
-from .spec import ClaimSource, ImageSource, ZImageService
+from .spec import HUB, ClaimSource, HubSource, ImageSource, ZImageService
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,12 @@ def model(service: ZImageService, bounds: Bounds) -> Iterator[str]:
         yield f"spec.model: {text}: write one of these instead of {found}"
 
 
-def origin(source: ClaimSource | ImageSource) -> str:
+def origin(source: HubSource | ClaimSource | ImageSource) -> str:
     """Say where weights come from as ALLOWED_MODELS names it: the field of spec.model, a colon, and what is there."""
     match source:
+        case HubSource():
+            # With the hub: its own checksums are what a download is held against.
+            return f"huggingFace:{source.endpoint or HUB}/{source.repo}@{source.revision}"
         case ClaimSource():
             return f"persistentVolumeClaim:{source.claim_name}"
         case ImageSource():

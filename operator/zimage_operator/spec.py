@@ -288,6 +288,10 @@ PORT = r"(6553[0-5]|655[0-2]\d|65[0-4]\d{2}|6[0-4]\d{3}|[1-5]\d{4}|[1-9]\d{0,3})
 HTTPS_PORT = 443
 
 
+# Where a fetch goes unless it is told otherwise.
+HUB = "https://huggingface.co"
+
+
 class HubSource(Part):
     """Weights of one commit of a repository, fetched once by a Job of its own; the workers open no connection."""
 
