@@ -110,6 +110,9 @@ def model(service: ZImageService, bounds: Bounds) -> Iterator[str]:
 def origin(source: HubSource | ClaimSource | ImageSource) -> str:
     """Say where weights come from as ALLOWED_MODELS names it: the field of spec.model, a colon, and what is there."""
     match source:
+        case HubSource():
+            # With the hub: its own checksums are what a download is held against.
+            return f"huggingFace:{source.endpoint or HUB}/{source.repo}@{source.revision}"
         case ClaimSource():
             return f"persistentVolumeClaim:{source.claim_name}"
         case ImageSource():

@@ -22,7 +22,7 @@ LEVELS = ("debug", "info", "warning", "error")
 POLICIES = ("OnSpecChange", "Auto")
 PROBE_SECONDS_IN_CLUSTER = 300
 # The sources that a model can come from, by the names of their fields.
-SOURCES = tuple(str(field.alias) for field in Model.model_fields.values())
+SOURCES = tuple(str(field.alias) for name, field in Model.model_fields.items() if name != "storage")
 
 HTTPS_PORT = 443
 

@@ -494,6 +494,7 @@ WEIGHTS: list[dict[str, Any]] = [
     {"persistentVolumeClaim": {"claimName": "z-image-turbo-2"}},
     {"persistentVolumeClaim": {"claimName": "z-image-turbo.evil"}},
     {"persistentVolumeClaim": {"claimName": "registry.example.org"}},
+    {"huggingFace": {"repo": "registry.example.org/models", "revision": "0" * 40}},
     {"image": {"reference": f"registry.example.org/models{SUM}"}},
     {"image": {"reference": f"registry.example.org/models-evil/z{SUM}"}},
     {"image": {"reference": f"registry.example.org.evil.org/models/z{SUM}"}},
@@ -516,9 +517,18 @@ def test_t9_weights_of_the_list_are_taken() -> None:
 
 def test_t9_every_source_of_a_model_has_an_origin() -> None:
     """Named as its field is, so that ALLOWED_MODELS reads like the resource."""
-    for source, part in {"persistentVolumeClaim": {"claimName": "c"}, "image": {"reference": f"r/i{SUM}"}}.items():
+    hub = {"repo": "a/b", "revision": "0" * 40}
+    claim, image = {"claimName": "c"}, {"reference": f"r/i{SUM}"}
+    for source, part in {"huggingFace": hub, "persistentVolumeClaim": claim, "image": image}.items():
         assert origin(parse(smallest(model={source: part})).model.source).startswith(f"{source}:")
         assert source in SOURCES
+    # The server belongs to it: its checksums are the only ones there are.
+    here, there = (
+        origin(parse(smallest(model={"huggingFace": {**hub, **more}})).model.source)
+        for more in ({}, {"endpoint": "https://hub.example.org"})
+    )
+    assert here == f"huggingFace:https://huggingface.co/a/b@{'0' * 40}"
+    assert there == f"huggingFace:https://hub.example.org/a/b@{'0' * 40}"
 
 
 # --- T10: more than a fair share --------------------------------------------------------------------------------
