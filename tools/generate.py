@@ -13,6 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import chart
 import worker_metrics
 import yaml
 
@@ -34,6 +35,7 @@ def outputs() -> dict[Path, str]:
         folder / "install-namespaced.yaml": ABOUT_ROLES + documents(namespaced()),
         ROOT / "docs/reference/worker-metrics.md": worker_metrics.page(),
         folder / "zimage_operator/memory_plan.py": copied(ROOT / "worker/zimage_worker/memory_plan.py"),
+        **chart.outputs(),
         **goldens(),
     }
 
@@ -65,8 +67,6 @@ ABOUT_ROLES = """\
 # ZIMAGE_OPERATOR_INGRESS_CLASSES) and notice CRDs that are installed after its start (restart it then).
 """
 PLACE = "team-a"
-# Resources that belong to no namespace: no Role can give them.
-CLUSTER_WIDE = {"ingressclasses", "customresourcedefinitions"}
 
 
 def namespaced() -> list[Manifest]:
@@ -79,7 +79,7 @@ def in_namespace(item: Manifest) -> Manifest:
     """Turn one object into what it is for one namespace."""
     kind, head = item["kind"], item["metadata"]
     if kind == "ClusterRole":
-        rules = [rule for rule in item["rules"] if not CLUSTER_WIDE & set(rule["resources"])]
+        rules = [rule for rule in item["rules"] if not chart.CLUSTER_WIDE & set(rule["resources"])]
         return {**item, "kind": "Role", "metadata": {**head, "namespace": PLACE}, "rules": rules}
     if kind == "ClusterRoleBinding":
         role = {**item["roleRef"], "kind": "Role"}

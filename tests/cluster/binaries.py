@@ -41,6 +41,8 @@ TRAEFIK_MODULE = "github.com/traefik/traefik/v3@v3.7.13"
 TRAEFIK_CRDS = "docs/content/reference/dynamic-configuration/kubernetes-crd-definition-v1.yml"
 # The Gateway API's CRDs as Traefik tests itself with; of these the one of HTTPRoute.
 GATEWAY_CRDS = "integration/fixtures/k8s-gateway/00-experimental-v1.6.1.yml"
+MONITORING_MODULE = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
+MONITORING_CRDS = "example/prometheus-operator-crd/monitoring.coreos.com_{}.yaml"
 CALICO_VERSION = "v3.28.5"
 
 
@@ -289,10 +291,21 @@ def http_route_crd() -> Path:
 
 def from_traefik(name: str, source: str, cut: Callable[[str], str]) -> Path:
     """A file of Traefik's module, or a part of it, kept in the cache."""
-    target = CACHE / "crds" / f"{name}-{TRAEFIK_MODULE.rpartition('@')[2]}.yaml"
+    return from_module(TRAEFIK_MODULE, name, source, cut)
+
+
+def monitoring_crds() -> list[Path]:
+    """The Prometheus operator's CRDs of what our chart makes."""
+    kinds = ("podmonitors", "prometheusrules")
+    return [from_module(MONITORING_MODULE, kind, MONITORING_CRDS.format(kind), lambda text: text) for kind in kinds]
+
+
+def from_module(module: str, name: str, source: str, cut: Callable[[str], str]) -> Path:
+    """A file of a Go module, or a part of it, kept in the cache."""
+    target = CACHE / "crds" / f"{name}-{module.rpartition('@')[2]}.yaml"
     with locked(CACHE / "lock" / "crds-traefik"):
         if not target.exists():
-            command = [str(go()), "mod", "download", "-json", TRAEFIK_MODULE]
+            command = [str(go()), "mod", "download", "-json", module]
             answer = subprocess.run(command, env=go_environment(), capture_output=True, text=True, check=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(cut((Path(json.loads(answer.stdout)["Dir"]) / source).read_text()))
