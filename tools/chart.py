@@ -119,7 +119,8 @@ def one(value: Any, path: str) -> Schema:
 ABOUT_VALUES = """\
 # The chart's values
 
-Made from `charts/zimage-operator/values.yaml` by `make generate`; `values.schema.json` refuses every other name and type.
+Made from `charts/zimage-operator/values.yaml` by `make generate`.
+`values.schema.json` refuses every other name and type.
 
 | value | default | what it is |
 |---|---|---|

@@ -13,10 +13,10 @@ import shutil
 import sys
 from pathlib import Path
 
-import chart
 import worker_metrics
 import yaml
 
+import chart
 from zimage_operator.__main__ import CONTROLLER, document, rendered
 from zimage_operator.crd import definition
 from zimage_operator.manifest import Manifest

@@ -86,6 +86,10 @@ def test_a_version_of_kubernetes_takes_everything(offline: Helm, version: str) -
             kubernetes_validate.validate(item, version, strict=True)
 
 
+def test_helm_3_makes_the_same_of_it(offline: Helm, tmp_path: Path) -> None:
+    assert Helm(tmp_path, major=3).render(EVERYTHING) == offline.render(EVERYTHING)
+
+
 def test_an_older_cluster_is_refused_before_anything_happens(offline: Helm) -> None:
     answer = offline.run("template", CHART, "--kube-version", "1.30.9")
     assert answer.returncode
