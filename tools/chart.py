@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import dashboards
 import yaml
 
 from zimage_operator.__main__ import document
@@ -32,6 +33,7 @@ def outputs() -> dict[Path, str]:
         files / "crd.yaml": GENERATED.format("spec.py") + document(kept(definition())),
         files / "admission-policy.yaml": GENERATED.format("policy.py") + "---\n".join(map(document, policy())),
         files / "rules.yaml": GENERATED.format("operator/install.yaml") + document(rules()),
+        **{files / "dashboards" / f"{name}.json": text for name, text in dashboards.outputs().items()},
         CHART / "values.schema.json": json.dumps(schema(yaml.safe_load(values)), indent=2) + "\n",
         ROOT / "docs/reference/chart-values.md": ABOUT_VALUES + "".join(rows(values)),
     }
