@@ -152,6 +152,8 @@ def known() -> dict[str, list[str]]:
     found = [
         (item.name, item.type, [*each._labelnames, "pod", "job"]) for each in collectors for item in each.describe()
     ]
+    # This one is no object of the library's: it writes its series when it is asked.
+    found += [(item.name, item.type, [*item._labelnames, "pod", "job"]) for item in metrics.CONDITIONS.collect()]
     page = (ROOT / "docs" / "reference" / "worker-metrics.md").read_text()
     rows = re.findall(r"^\| `(\w+?)(?:_total)?` \| (\w+) \| (.*?) \|", page, re.MULTILINE)
     # What the scrape adds (the chart's PodMonitor).

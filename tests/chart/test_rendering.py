@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from releases import CHART, Helm, told
 from support import ROOT
 from zimage_operator import settings
+from zimage_operator.bounds import Bounds
 from zimage_operator.names import OPERATOR_POD_LABELS
 
 EVERYTHING: dict[str, Any] = {
@@ -125,13 +125,16 @@ def assert_same_pod(plain: dict[str, Any], ours: dict[str, Any]) -> None:
 def test_settings_and_values_are_one_to_one(offline: Helm) -> None:
     """Every setting has a value, and what the operator reads is what the value says."""
     values = yaml.safe_load((CHART / "values.yaml").read_text())["settings"]
-    fields = {field.name for field in dataclasses.fields(settings.Settings)}
-    snake = {"".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name) for name in values}
-    assert {name.removesuffix("_probe") if name == "edge_probe" else name for name in snake} == fields - {"namespace"}
+    assert {variable(name) for name in values} == asked() - {"ZIMAGE_OPERATOR_NAMESPACE"}
     wanted = {
         "watchNamespaces": ["a", "b"],
-        "workerImage": "r.example.org/w:1",
+        "workerImage": BY_DIGEST,
         "allowedImagePrefixes": ["r.example.org/"],
+        "requireImageDigest": True,
+        "allowedHosts": [".example.org", "team-a=a.example.org"],
+        "allowedClientNamespaces": ["dmz"],
+        "allowedModels": ["persistentVolumeClaim:z-*"],
+        "allowedPriorityClasses": ["low"],
         "allowJwksUrl": True,
         "updatePolicy": "Auto",
         "ingressClasses": {"one": "example.org/one", "two": "example.org/two"},
@@ -147,10 +150,17 @@ def test_settings_and_values_are_one_to_one(offline: Helm) -> None:
     assert read(items) == settings.Settings(
         namespace="zimage-system",
         watch_namespaces=("a", "b"),
-        worker_image="r.example.org/w:1",
-        allowed_image_prefixes=("r.example.org/",),
+        worker_image=BY_DIGEST,
         update_policy="Auto",
-        allow_jwks_url=True,
+        bounds=Bounds(
+            image_prefixes=("r.example.org/",),
+            image_digest=True,
+            jwks_url=True,
+            hosts=(("", ".example.org"), ("team-a", "a.example.org")),
+            client_namespaces=("dmz",),
+            models=("persistentVolumeClaim:z-*",),
+            priority_classes=("low",),
+        ),
         ingress_classes={"one": "example.org/one", "two": "example.org/two"},
         probe_interval_seconds=86400,
         edge=settings.Edge(True, "traefik.dmz.svc", 8443),
@@ -159,6 +169,27 @@ def test_settings_and_values_are_one_to_one(offline: Helm) -> None:
         log_level="warning",
         log_format="text",
     )
+
+
+BY_DIGEST = f"r.example.org/w@sha256:{'b' * 64}"
+
+
+def variable(value: str) -> str:
+    snake = "".join(f"_{letter}" if letter.isupper() else letter for letter in value)
+    return f"ZIMAGE_OPERATOR_{snake.upper()}"
+
+
+def asked() -> set[str]:
+    """What the operator reads of its environment, by watching it read."""
+    names: set[str] = set()
+
+    class Watched(dict[str, str]):
+        def get(self, name: str, default: Any = None) -> Any:
+            names.add(name)
+            return default
+
+    settings.read(Watched())
+    return {name for name in names if name.startswith("ZIMAGE_OPERATOR_")}
 
 
 def read(items: list[dict[str, Any]]) -> settings.Settings:
