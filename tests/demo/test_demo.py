@@ -14,10 +14,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
-from cluster.helm import helm
 from cluster.node import Node
 from demo import proof, scene
-from releases import CHART, told
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
 
@@ -231,36 +229,6 @@ def test_a_password_becomes_a_token_at_the_edge(stage: scene.Scene) -> None:
     for path in ("/v1/models", "/token/", "/token/v1", "/auth/verify", "/"):
         assert stage.curl(url=f"https://{scene.HOST}{path}")[0] == 401, path
     sign_in_by(stage, {"basic": {"secretName": "studio-users"}})
-
-
-def test_the_chart_takes_over_and_the_new_operators_see_the_wall_through_their_own(
-    stage: scene.Scene, tmp_path: Path
-) -> None:
-    """From the plain manifests to helm: no worker restarts, and the operator's own wall closes nothing it needs."""
-    node, home = stage.node, "zimage-system"
-    before = {pod["metadata"]["uid"] for pod in node.get("pods", "-n", scene.NAMESPACE)["items"]}
-    seen = stage.service()["status"]["lastProbeTime"]
-    values = {
-        "image.repository": "localhost/zimage-operator",
-        "image.tag": "test",
-        "settings.workerImage": "localhost/zimage-worker:test",
-        "settings.probeIntervalSeconds": 30,
-    }
-    program, homes = helm(), {f"HELM_{name}_HOME": str(tmp_path / name) for name in ("CACHE", "CONFIG", "DATA")}
-    take = ["--take-ownership", "--force-conflicts", "--wait", "--timeout", "180s"]
-    node.run([program, "install", "zimage-operator", CHART, "-n", home, *take, *told(values)], env=homes)
-    assert node.get("netpol", "zimage-operator", "-n", home)
-    scene.wait(lambda: stage.service()["status"]["lastProbeTime"] > seen, "the new operators have looked")
-    scene.wait(lambda: reason(stage, "NetworkPolicyEnforced") == "Enforced", "and found the wall")
-    assert {pod["metadata"]["uid"] for pod in node.get("pods", "-n", scene.NAMESPACE)["items"]} == before
-    said = node.run([program, "test", "zimage-operator", "-n", home, "--timeout", "180s"], env=homes).stdout
-    assert "Succeeded" in said
-    # Nobody but monitoring may read the operator's metrics: what the edge's namespace is not, it is kept from.
-    (address, *_) = (pod["status"]["podIP"] for pod in node.get("pods", "-n", home, "-l", OPERATORS)["items"])
-    assert not stage.from_pod("elsewhere", f"{address}/8080")
-
-
-OPERATORS = "app.kubernetes.io/name=zimage-operator"
 
 
 def test_delete_leaves_nothing(stage: scene.Scene) -> None:
