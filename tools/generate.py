@@ -16,6 +16,7 @@ from pathlib import Path
 import worker_metrics
 import yaml
 
+import chart
 from zimage_operator.__main__ import CONTROLLER, DEFAULTS, document, rendered, standalone_order
 from zimage_operator.crd import definition
 from zimage_operator.edge import standalone
@@ -35,6 +36,7 @@ def outputs() -> dict[Path, str]:
         folder / "install-namespaced.yaml": ABOUT_ROLES + documents(namespaced()),
         ROOT / "docs/reference/worker-metrics.md": worker_metrics.page(),
         folder / "zimage_operator/memory_plan.py": copied(ROOT / "worker/zimage_worker/memory_plan.py"),
+        **chart.outputs(),
         **goldens(),
         **standalone_goldens(),
     }
@@ -85,10 +87,6 @@ ABOUT_ROLES = """\
 # after its start (restart it then).
 """
 PLACE = "team-a"
-# Resources that belong to no namespace: no Role can give them.
-CLUSTER_WIDE = {"ingressclasses", "gatewayclasses", "customresourcedefinitions"}
-# Without GatewayClasses nothing is published by a Gateway: routes of others are looked at, and none is written.
-WITH_GATEWAYS = {"gateways", "securitypolicies", "backendtrafficpolicies"}
 
 
 def namespaced() -> list[Manifest]:
@@ -101,9 +99,12 @@ def in_namespace(item: Manifest) -> Manifest:
     """Turn one object into what it is for one namespace."""
     kind, head = item["kind"], item["metadata"]
     if kind == "ClusterRole":
-        rules = [rule for rule in item["rules"] if not (CLUSTER_WIDE | WITH_GATEWAYS) & set(rule["resources"])]
-        rules = [rule for rule in rules if rule["resources"] != ["httproutes"] or "create" not in rule["verbs"]]
-        return {**item, "kind": "Role", "metadata": {**head, "namespace": PLACE}, "rules": rules}
+        return {
+            **item,
+            "kind": "Role",
+            "metadata": {**head, "namespace": PLACE},
+            "rules": chart.by_roles(item["rules"]),
+        }
     if kind == "ClusterRoleBinding":
         role = {**item["roleRef"], "kind": "Role"}
         return {**item, "kind": "RoleBinding", "metadata": {**head, "namespace": PLACE}, "roleRef": role}

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOOR = 2100
 # Folders that share a control plane, a node, or a look at the whole machine are one lane, one process.
 # Two at a time: half of the tests wait for a cluster while the other half compute. Longest first.
-TOGETHER = {"contract": "worker", "cluster": "node", "demo": "node"}
+TOGETHER = {"contract": "worker", "chart": "node", "cluster": "node", "demo": "node"}
 AT_ONCE = 2
 LONGEST = ("operator", "worker")
 # What fails more often than this is broken, not unsteady.

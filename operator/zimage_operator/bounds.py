@@ -117,9 +117,6 @@ def origin(source: HubSource | ClaimSource | ImageSource) -> str:
             return f"persistentVolumeClaim:{source.claim_name}"
         case ImageSource():
             return f"image:{source.reference}"
-        case HubSource():
-            # With the server: another one may call anything by that name.
-            return f"huggingFace:{source.endpoint or HUB}/{source.repo}@{source.revision}"
     # A new source is one more line above, and mypy asks for it.
     assert_never(source)
 

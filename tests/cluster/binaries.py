@@ -44,6 +44,8 @@ ENVOY_MODULE = "github.com/envoyproxy/gateway@v1.9.1"
 CERT_MANAGER_MODULE = "github.com/cert-manager/cert-manager@v1.21.2"
 # The Gateway API's CRDs as Traefik tests itself with.
 GATEWAY_CRDS = "integration/fixtures/k8s-gateway/00-experimental-v1.6.1.yml"
+MONITORING_MODULE = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
+MONITORING_CRDS = "example/prometheus-operator-crd/monitoring.coreos.com_{}.yaml"
 CALICO_VERSION = "v3.28.5"
 
 
@@ -305,6 +307,12 @@ def envoy_crds() -> Path:
 def certificate_crd() -> Path:
     """cert-manager's Certificate."""
     return from_module(CERT_MANAGER_MODULE, "certificate", ("deploy/crds/cert-manager.io_certificates.yaml",))
+
+
+def monitoring_crds() -> list[Path]:
+    """The Prometheus operator's CRDs of what our chart makes."""
+    kinds = ("podmonitors", "prometheusrules")
+    return [from_module(MONITORING_MODULE, kind, (MONITORING_CRDS.format(kind),)) for kind in kinds]
 
 
 def from_module(module: str, name: str, sources: tuple[str, ...], cut: Callable[[str], str] = str) -> Path:
