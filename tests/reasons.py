@@ -14,6 +14,7 @@ from typing import get_args
 
 from support import ROOT
 from zimage_operator.exposure import ORDER
+from zimage_operator.model_status import EXITS
 from zimage_worker.certificate import Reason as CertificateReason
 from zimage_worker.problems import Reason as CredentialReason
 
@@ -24,6 +25,8 @@ CONTROL_PLANE = {
     *("InvalidSpec", "NotAllowed", "NotOwned", "ApplyFailed", "AlteredOnAdmission", "HostConflict"),
     *("ClassNotFound", "DialectUnsupported", "VolumeMissing", "VolumePending", "DeviceClassMissing"),
     *("WaitingForGPU", "Unschedulable", "AdmissionRefused", "ProgressDeadlineExceeded"),
+    *("WaitingForModel", "Downloading", "Fetched", "AuthRequired", "DoesNotFit"),
+    *("WaitingForGateway", "RefusedByEdge", "ListenerNotHTTPS", "GatewayNotFound"),
     *("OtherPolicyWidens", "ExtraService", "ExtraRoute", "HostNetworkPod", "ForeignPod"),
 }
 # By the real kubelet, containerd, Traefik, Calico and worker: tests/operator/test_proof.py.
@@ -39,20 +42,26 @@ ELSEWHERE = {
     # One of today does not even start without the kind (tried: --runtime-config=resource.k8s.io/v1=false).
     "DeviceClaimsUnsupported": "only a Kubernetes before 1.34 says so: test_translate.py",
     "Applying": "stands between the apply and its answer: only a fault of ours could show it",
+    **dict.fromkeys(sorted({*EXITS.values()} - {"AuthRequired"}), "a Job's exit code: test_fetch.py"),
+    "DownloadFailed": "a Job that ends without a word: test_model_status.py, and test_fetch.py kills it",
+    "Verifying": "asked of a Job that runs, which needs a node: test_model_status.py",
+    "Issuing": "cert-manager's controller is not run here: test_status.py",
+    "CertManagerMissing": "the CRD is there: test_status.py, test_translate.py",
+    "ListenerNotFound": "test_dialects.py; the API server is asked the same for ListenerNotHTTPS",
     "EngineDied": "the worker ends in the same moment: its process is asked in tests/worker",
     "EngineStalled": "the same, and only a GPU hangs",
 }
 LISTED = CONTROL_PLANE | WALLS | NODE | ELSEWHERE.keys()
 
 # Where a reason stands in what is called: true(kind, reason, message), Problem(reason, message), …
-PLACES = {"true": 1, "false": 1, "unknown": 1, "Judgement": 2, "Problem": 0, "ModelProblem": 0}
+PLACES = {"Entrance": 1, "true": 1, "false": 1, "unknown": 1, "Judgement": 2, "Problem": 0, "ModelProblem": 0}
 
 
 def said_by_code() -> set[str]:
     """Every reason that the operator builds a condition from, and what its workers report."""
     files = [*(ROOT / "operator/zimage_operator").rglob("*.py"), *(ROOT / "worker/zimage_worker").rglob("*.py")]
     found = {reason for path in files for reason in literals(path)}
-    return found | set(ORDER) | set(get_args(CertificateReason)) | set(get_args(CredentialReason))
+    return found | set(ORDER) | set(EXITS.values()) | set(get_args(CertificateReason)) | set(get_args(CredentialReason))
 
 
 def literals(path: Path) -> Iterator[str]:

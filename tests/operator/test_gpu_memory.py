@@ -10,6 +10,7 @@ import pytest
 from support import smallest
 from zimage_operator.children.configmap import settings
 from zimage_operator.errors import InvalidSpec
+from zimage_operator.quantities import quantity
 from zimage_operator.spec import parse
 
 FITS = [("24Gi", 1048576), ("16Gi", 1048576), ("80Gi", 16777216), ("25769803776", 1048576)]
@@ -23,7 +24,7 @@ def asked(memory: str, pixels: int, **gpu: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("memory", "pixels"), FITS)
 def test_what_fits_is_taken_and_the_worker_is_told(memory: str, pixels: int) -> None:
-    assert settings(parse(asked(memory, pixels)))["ZIMAGE_GPU_MEMORY"] == memory
+    assert settings(parse(asked(memory, pixels)))["ZIMAGE_GPU_MEMORY"] == str(int(quantity(memory)))
 
 
 @pytest.mark.parametrize(("memory", "pixels"), TOO_LARGE)
@@ -49,8 +50,8 @@ def test_where_nothing_fits_the_advice_is_the_least_memory(memory: str) -> None:
         parse(asked(f"{int(advised[1]) - 1}Gi", 65536))
 
 
-def test_without_a_gpu_or_its_size_nothing_is_held_against_it() -> None:
-    parse(asked("1Gi", 16777216, count=0))
+def test_without_its_size_nothing_is_held_against_it_and_without_a_gpu_it_has_none() -> None:
     unset = parse(smallest(generation={"maxPixels": 16777216}))
     assert "ZIMAGE_GPU_MEMORY" not in settings(unset)
-    assert "ZIMAGE_GPU_MEMORY" not in settings(parse(asked("1Gi", 65536, count=0)))
+    with pytest.raises(InvalidSpec, match=r"remove it, or write gpu\.count: 1"):
+        parse(asked("1Gi", 65536, count=0))

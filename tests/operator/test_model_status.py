@@ -225,7 +225,7 @@ def told(pod: PodFacts | None, given_up: bool = False, source: dict[str, Any] | 
 
 
 def conditions(observed: Observed, service: Any) -> dict[str, dict[str, Any]]:
-    return {item["type"]: item for item in status(service, observed, "traefik", {}, NOW)["conditions"]}
+    return {item["type"]: item for item in status(service, observed, {}, NOW)["conditions"]}
 
 
 TROUBLE: dict[str, tuple[PodFacts, str, str]] = {
@@ -292,7 +292,7 @@ def test_the_former_goes_on_serving_and_it_is_said() -> None:
     serving = DeploymentFacts(1, 1, 1, 1, 1, 1, "r", {}, model=ONE.folder)
     state = Fetching(Choice(ONE, TWO), replace(RUNNING, weights=TWO), (FETCH,), CLAIM)
     observed = Observed(existing=STANDING, deployment=serving, fetching=state)
-    found = status(parse(body(TWO)), observed, "traefik", {}, NOW)
+    found = status(parse(body(TWO)), observed, {}, NOW)
     ready = next(item for item in found["conditions"] if item["type"] == "Ready")
     assert ready["message"].endswith("(111111111111 goes on serving)")
     assert found["model"] == {"revision": ONE.revision}

@@ -174,7 +174,7 @@ def test_what_cannot_fit_the_stated_memory_stalls_and_touches_nothing(operator: 
     wait_for(cluster, namespace, "DoesNotFit")
     found = conditions(cluster, namespace)
     assert (found["Ready"]["status"], found["Stalled"]["reason"]) == ("False", "DoesNotFit")
-    assert "write at most 10758400 (3280x3280)" in found["Ready"]["message"]
+    assert "write at most 10758400, or more memory" in found["Ready"]["message"]
     assert cluster.get("cm", "studio", "-n", namespace)["metadata"]["uid"] == before["metadata"]["uid"]
     assert cluster.get("cm", "studio", "-n", namespace)["data"] == before["data"]
     cluster.apply(smallest(namespace=namespace, replicas=0, gpu={"memory": "80Gi"}))

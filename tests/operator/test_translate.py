@@ -28,7 +28,7 @@ def test_only_the_uid_itself_makes_a_conflict(message: str, meaning: type[Except
     ("kind", "meaning", "reason", "advice"),
     [
         ("ResourceClaimTemplate", ClaimsMissing, "DeviceClaimsUnsupported", "write gpu.resourceName instead"),
-        ("Middleware", KindMissing, "DialectUnsupported", "install the CRDs of the ingress controller"),
+        ("Middleware", KindMissing, "DialectUnsupported", "install it: kubectl apply --server-side -f https://"),
     ],
 )
 def test_a_kind_that_is_not_served_is_said_with_what_to_do(
