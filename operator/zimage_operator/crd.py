@@ -124,6 +124,7 @@ def status_schema() -> Schema:
             "observedGeneration": count("The generation that this status is about; -1: none yet."),
             "conditions": {
                 "type": "array",
+                "description": "What holds and what does not, each with a reason and what can be done.",
                 "maxItems": 32,
                 "x-kubernetes-list-type": "map",
                 "x-kubernetes-list-map-keys": ["type"],
@@ -160,6 +161,7 @@ def status_schema() -> Schema:
             },
             "model": {
                 "type": "object",
+                "description": "The fetched model that the workers serve.",
                 "properties": {
                     "revision": text("The commit that the workers serve."),
                     "digest": text("SHA-256 of the served model's manifest, as the workers have read it."),
@@ -167,6 +169,7 @@ def status_schema() -> Schema:
             },
             "certificate": {
                 "type": "object",
+                "description": "The edge's certificate, as a worker reads it.",
                 "properties": {"notAfter": text("When the edge's certificate expires.", format="date-time")},
             },
         },

@@ -464,17 +464,17 @@ class Gpu(Part):
 class Requests(Part):
     """What the scheduler sets aside for one worker."""
 
-    cpu: Cpu = "2"
-    memory: Bytes = "8Gi"
-    ephemeral_storage: Bytes = "1Gi"
+    cpu: Cpu = Field("2", description="Cores, such as 2 or 500m: encoding pictures, checking passwords.")
+    memory: Bytes = Field("8Gi", description="Host memory; the weights pass through it on their way to the GPU.")
+    ephemeral_storage: Bytes = Field("1Gi", description="Room on the node's disk, for temporary files and logs.")
 
 
 class Limits(Part):
     """What one worker may use at most. No default for the CPU: throttling makes requests late, not safe."""
 
-    cpu: Cpu | None = None
-    memory: Bytes = "16Gi"
-    ephemeral_storage: Bytes = "8Gi"
+    cpu: Cpu | None = Field(None, description="Cores; unlimited if unset: throttling makes requests late, not safe.")
+    memory: Bytes = Field("16Gi", description="Host memory; a worker that takes more is ended (OOMKilled).")
+    ephemeral_storage: Bytes = Field("8Gi", description="Room on the node's disk; a worker that takes more is evicted.")
 
 
 def amounts(part: Requests | Limits) -> dict[str, str]:
@@ -533,11 +533,15 @@ class Toleration(Part):
             str, Field(max_length=317), Matches(LABEL_KEY, "write the key of a taint, such as example.org/gpu-only")
         ]
         | None
-    ) = None
-    operator: Literal["Exists", "Equal"] = "Equal"
-    value: LabelValue | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    toleration_seconds: Annotated[int, Field(ge=0, le=86400)] | None = None
+    ) = Field(None, description="The taint's key; every key if unset, with operator Exists.")
+    operator: Literal["Exists", "Equal"] = Field("Equal", description="Exists: whatever the taint's value is.")
+    value: LabelValue | None = Field(None, description="The taint's value, with operator Equal.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="What the taint does; every effect if unset."
+    )
+    toleration_seconds: Annotated[int, Field(ge=0, le=86400)] | None = Field(
+        None, description="Seconds that a NoExecute taint is borne; for ever if unset."
+    )
 
 
 class TopologySpread(Part):
@@ -568,10 +572,10 @@ class Scheduling(Part):
     tolerations: tuple[Toleration, ...] = Field((), max_length=16)
     priority_class_name: (
         Annotated[str, Field(max_length=253), named("PriorityClass", "gpu-serving", "of this cluster")] | None
-    ) = None
+    ) = Field(None, description="Whom a worker may push from its GPU, and by whom it may be pushed.")
     runtime_class_name: (
         Annotated[str, Field(max_length=253), named("RuntimeClass", "nvidia", "of this cluster")] | None
-    ) = None
+    ) = Field(None, description="The container runtime; the node's own if unset. Some GPU drivers ask for nvidia.")
     topology_spread: tuple[TopologySpread, ...] = Field(
         (TopologySpread(),), max_length=4, description="How workers are spread; by default over hosts, if it can be."
     )
@@ -897,8 +901,10 @@ class Auth(Part):
 class IssuerRef(Part):
     """Who signs: an Issuer of this namespace or a ClusterIssuer."""
 
-    name: Annotated[str, Field(max_length=253), named("cert-manager Issuer", "letsencrypt", "or ClusterIssuer")]
-    kind: Literal["Issuer", "ClusterIssuer"] = "Issuer"
+    name: Annotated[str, Field(max_length=253), named("cert-manager Issuer", "letsencrypt", "or ClusterIssuer")] = (
+        Field(description="The issuer's name.")
+    )
+    kind: Literal["Issuer", "ClusterIssuer"] = Field("Issuer", description="ClusterIssuer: one for all namespaces.")
     group: Annotated[
         str, Field(max_length=253), Matches(SUBDOMAIN, "write the API group of the issuer, such as cert-manager.io")
     ] = Field("cert-manager.io", description="Another group means an issuer that is not cert-manager's own.")
@@ -924,8 +930,10 @@ class Tls(Part):
 class RateLimit(Part):
     """Requests per client address, at the edge and again in the worker."""
 
-    requests_per_minute: Annotated[int, Field(ge=1, le=100000)] = 60
-    burst: Annotated[int, Field(ge=1, le=10000)] = 20
+    requests_per_minute: Annotated[int, Field(ge=1, le=100000)] = Field(
+        60, description="In the long run, from one client address; the next one is told 429."
+    )
+    burst: Annotated[int, Field(ge=1, le=10000)] = Field(20, description="So many may come at once.")
 
 
 @dataclass(frozen=True)
@@ -1010,7 +1018,9 @@ class Ingress(Published):
 class ParentRef(Part):
     """The Gateway, and the one listener of it that ends TLS."""
 
-    name: Annotated[str, Field(max_length=253), named("Gateway", "edge", "in parentRef.namespace")]
+    name: Annotated[str, Field(max_length=253), named("Gateway", "edge", "in parentRef.namespace")] = Field(
+        description="The Gateway's name."
+    )
     namespace: NamespaceName | None = Field(None, description="The Gateway's namespace; this one if unset.")
     section_name: Annotated[str, Field(max_length=253), named("listener", "https", "of the Gateway")] | None = Field(
         None, description="The HTTPS listener."

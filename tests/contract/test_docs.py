@@ -56,3 +56,9 @@ def test_every_page_is_reachable() -> None:
         waiting += [page.parent / target for target in targets if target]
     lost = {page for page in PAGES if page.resolve() not in seen and page.parent.name not in ("decisions", ROOT.name)}
     assert {str(page.relative_to(ROOT)) for page in lost} == set()
+
+
+def test_every_field_of_the_resource_says_what_it_is() -> None:
+    page = (ROOT / "docs/reference/zimageservice.md").read_text()
+    assert [line for line in page.splitlines() if line.endswith("|  |")] == []
+    assert page.count("| `spec.") > 100
