@@ -8,7 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -394,7 +394,8 @@ def test_another_site_s_form_is_refused_though_the_browser_adds_the_password(pag
         def log_message(self, *_: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Evil) as server:
+    # A thread each: the browser opens a second connection and says nothing on it for a minute.
+    with ThreadingHTTPServer(("127.0.0.1", 0), Evil) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         page.driver.get(f"http://127.0.0.1:{server.server_port}/")
         page.driver.find_element(By.TAG_NAME, "button").click()
