@@ -15,6 +15,7 @@ import pytest
 from cluster.control_plane import ControlPlane
 from laws import conditions, reason, wait_for
 from support import Operator, eventually, smallest
+from taken import lose_labels, told
 
 pytestmark = pytest.mark.control_plane
 
@@ -223,3 +224,22 @@ def test_a_class_that_changes_its_controller(operator: Operator, namespace: str)
         "zimage.dev/applied-hash"
     }
     cluster.kubectl("delete", "ingressclass", namespace)
+
+
+def test_what_no_watch_shows_of_an_edge_is_found_by_name(operator: Operator, namespace: str) -> None:
+    cluster = operator.cluster
+    cluster.apply(*entrances(namespace))
+    route = {"apiVersion": GATEWAY_API, "kind": "HTTPRoute", "metadata": {"name": "studio", "namespace": namespace}}
+    cluster.apply({**route, "spec": {"hostnames": ["else.example.org"]}})
+    cluster.apply(smallest(namespace=namespace, gpu={"count": 0}, **gateway("envoy-edge")))
+    eventually(
+        lambda: "HTTPRoute studio exists and does not belong" in told(cluster, namespace, "studio"), "it is taken"
+    )
+    cluster.kubectl("-n", namespace, "delete", "httproute", "studio")
+    eventually(lambda: routes(cluster, namespace), "the route is made")
+    lose_labels(cluster, namespace, "securitypolicies,backendtrafficpolicies", 2)
+    cluster.apply(smallest(namespace=namespace, gpu={"count": 0}, **ingress("f5", **ISSUER)))
+    policies = ("-n", namespace, "get", "policies.k8s.nginx.org", "-o", "name")
+    eventually(lambda: cluster.kubectl(*policies).split(), "the policies are made")
+    count = len(cluster.kubectl(*policies).split()) + 1
+    lose_labels(cluster, namespace, "policies.k8s.nginx.org,certificates.cert-manager.io", count)

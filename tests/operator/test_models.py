@@ -13,6 +13,7 @@ import pytest
 from cluster.control_plane import ControlPlane
 from laws import conditions, exists, reason, serve, wait_for
 from support import Operator, eventually, smallest
+from taken import lose_labels
 from zimage_operator.models import Weights
 
 pytestmark = pytest.mark.control_plane
@@ -79,6 +80,7 @@ def test_a_model_is_fetched_served_and_followed_by_another(operator: Operator, n
     room(cluster, namespace)
     cluster.apply(smallest(namespace=namespace, **hub()))
     wait_for(cluster, namespace, "Downloading")
+    lose_labels(cluster, namespace, "job,pvc", 2)
     assert not exists(cluster, namespace, "deploy")
     assert reason(cluster, namespace, "WorkloadReady") == "WaitingForModel"
     finish(cluster, namespace)

@@ -72,14 +72,16 @@ def test_a_volume_that_is_not_there_yet(operator: Operator, namespace: str) -> N
     wait_for(cluster, namespace, "Ready")
 
 
-def test_an_edge_that_nobody_has_taught_us(operator: Operator, namespace: str) -> None:
+def test_an_edge_that_cannot_keep_strangers_out(operator: Operator, namespace: str) -> None:
     cluster, name = operator.cluster, f"other-{namespace}"
     head = {"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": name}}
     cluster.apply({**head, "spec": {"controller": "example.org/router"}})
     ingress = {"host": "img.example.org", "className": name, "tls": {"secretName": "img-tls"}}
+    ingress["allowedSourceRanges"] = ["192.0.2.0/24"]
     cluster.apply(smallest(namespace=namespace, replicas=0, ingress=ingress))
     wait_for(cluster, namespace, "DialectUnsupported", "IngressReady")
-    assert "example.org/router, which is not supported" in conditions(cluster, namespace)["IngressReady"]["message"]
+    assert "neither this edge (example.org/router) nor" in conditions(cluster, namespace)["IngressReady"]["message"]
+    assert not exists(cluster, namespace, "ing")
     cluster.kubectl("delete", "ingressclass", name)
 
 
