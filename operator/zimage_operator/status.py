@@ -419,7 +419,7 @@ def route(service: ZImageService) -> Ref:
 
 
 # What can be true or false without a single worker.
-STANDING = frozenset({"NetworkPolicyReady", "ModelReady", "WorkloadReady", "Suspended"})
+STANDING = frozenset({"NetworkPolicyReady", "ModelReady", "WorkloadReady", "IngressReady", "Suspended"})
 
 
 def gates(service: ZImageService, judgements: list[Judgement]) -> list[Judgement]:
