@@ -404,3 +404,14 @@ def test_the_status_says_what_the_workers_alone_do() -> None:
     lacking = replace(entrance, reason="DialectUnsupported", message="allowedSourceRanges is written", unsafe=True)
     assert unprotected(SERVICE, observed(entrance=lacking))
     assert withheld(SERVICE, observed(entrance=lacking), NOW).reason == "DialectUnsupported"
+
+
+def test_without_workers_it_is_not_ready_before_its_route_stands() -> None:
+    """Nothing that only a worker shows is waited for, but Ready=True says where the service is."""
+    service = parse(smallest(namespace="team-a", replicas=0))
+    none = {"deployment": DeploymentFacts(1, 1, 0, 0, 0, 0, "r", {}, wanted=0), "pods": (), "reports": {}}
+    without = frozenset(ref for ref in ALL if ref.kind != "Ingress")
+    judged = found(observed(existing=without, **none), service)
+    assert (judged["IngressReady"]["status"], judged["Ready"]["status"]) == ("Unknown", "Unknown")
+    judged = found(observed(**none), service)
+    assert (judged["IngressReady"]["status"], judged["Ready"]["status"]) == ("True", "True")
