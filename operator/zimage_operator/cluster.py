@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from . import metrics
 from .api import JSON_PATCH, MERGE_APPLY, Api, Denied
@@ -56,6 +56,7 @@ from .spec import ZImageService
 from .status import PROTECTION_KINDS
 
 log = logging.getLogger(__name__)
+F = TypeVar("F")
 
 # Between two repairs of one object: a competitor that rewrites it in a loop costs four writes a
 # second, and a policy that it opened is never open for longer than this.
@@ -377,15 +378,16 @@ class Cluster:
 
     def claim(self, service: ZImageService) -> ClaimFacts | None:
         """Give what is known of the volume for fetched models."""
-        seen = self.cache.children.get(Ref("PersistentVolumeClaim", service.namespace, f"{service.name}-{MODEL_CLAIM}"))
-        mine = seen and seen.owner == service.uid
-        return seen.facts if mine and seen and isinstance(seen.facts, ClaimFacts) else None
+        return self.facts(service, "PersistentVolumeClaim", f"{service.name}-{MODEL_CLAIM}", ClaimFacts)
 
     def deployed(self, service: ZImageService) -> DeploymentFacts | None:
         """Give how far the workload is, if there is one."""
-        seen = self.cache.children.get(Ref("Deployment", service.namespace, service.name))
-        mine = seen and seen.owner == service.uid
-        return seen.facts if mine and seen and isinstance(seen.facts, DeploymentFacts) else None
+        return self.facts(service, "Deployment", service.name, DeploymentFacts)
+
+    def facts(self, service: ZImageService, kind: str, name: str, of: type[F]) -> F | None:
+        """Give what is known of one child of a service, if it is there and is the service's."""
+        seen = self.cache.children.get(Ref(kind, service.namespace, name))
+        return seen.facts if seen and seen.owner == service.uid and isinstance(seen.facts, of) else None
 
     def fetching(self, service: ZImageService, choice: Choice, reports: Mapping[str, FetchReport]) -> Fetching:
         """Collect what is known of a service's models."""

@@ -27,8 +27,8 @@ from .neighbours import PolicyFacts, could_select
 from .pace import Pace
 from .reconcile import Outcome, Probing, reconcile
 from .settings import Settings
-from .status import KUBELET_PATIENCE, PROTECTION_KINDS
-from .streams import Streams
+from .status import KUBELET_PATIENCE, PROTECTION_KINDS, ROUTE_KINDS
+from .streams import SYNC_RETRY_SECONDS, Streams
 from .verify import Verifier
 from .workqueue import WorkQueue
 
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 WORKERS = 16
 # What no watch of ours tells the end of (somebody else's object in the way).
 REFUSED_SECONDS = 5.0
-SYNC_RETRY_SECONDS = 5.0
 # The whole way of a service to Ready takes some five writes. Somebody who rewrites a Deployment fifty
 # times a second makes it progress and be available again as often: that is told every two seconds.
 STATUS_BURST = 10
@@ -199,7 +198,7 @@ class Controller:
 
     def route(self, key: Key) -> str:
         """Say which route stands, with its helpers."""
-        kinds = PROTECTION_KINDS | {"Ingress", "HTTPRoute"}
+        kinds = PROTECTION_KINDS | ROUTE_KINDS
         return " ".join(f"{seen.uid} {seen.stamp}" for target, seen in self.cache.of(key) if target.kind in kinds)
 
     def gone(self, key: Key) -> None:

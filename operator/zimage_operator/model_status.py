@@ -11,7 +11,7 @@ from .judgement import CONFIG_REASONS, IMAGE_REASONS, Judgement, false, refusal,
 from .models import RETRY, JobFacts, Weights, weights
 from .names import HUB_KEY
 from .observed import Fetching, Observed, PodFacts, Posture, Problem
-from .spec import HubSource, ZImageService
+from .spec import HUB, HubSource, ZImageService
 
 KIND = "ModelReady"
 MODEL_KINDS = frozenset({"PersistentVolumeClaim", "Job"})
@@ -142,7 +142,7 @@ def next_step(hub: HubSource, reason: str) -> str:
         "RepoNotFound": "correct model.huggingFace.repo or endpoint",
         "NotServable": "write another model.huggingFace.repo",
         "NoSpace": "raise model.storage.size",
-        "HubUnavailable": f"see that pods of this namespace may reach {hub.endpoint or 'https://huggingface.co'}",
+        "HubUnavailable": f"see that pods of this namespace may reach {hub.endpoint or HUB}",
     }.get(reason, "")
 
 

@@ -27,7 +27,7 @@ from .models import Choice, FetchReport
 from .names import OPERATOR_POD_LABELS
 from .observed import EdgeReport, Observed, Report
 from .spec import ZImageService, parse
-from .status import stalled, status, unprotected, withheld
+from .status import PUBLISHING_KINDS, route, stalled, status, unprotected, withheld
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ async def reconcile(
         await cluster.prune(service, keep=[*desired, *protection, *kept])
     else:
         # A class that cannot be seen is no reason to take a route away; that it is to be another kind of route is.
-        await cluster.prune(service, keep=[], only=["Ingress" if service.spec.gateway else "HTTPRoute"])
+        await cluster.prune(service, keep=[], only=PUBLISHING_KINDS - {route(service).kind})
 
     # Read back after writing: the status never claims more than was seen.
     observed = cluster.observe(service, refused, probing.reports, **facts)

@@ -35,7 +35,8 @@ HELPER_KINDS = frozenset({"TLSOption", "Middleware", "Policy", "SecurityPolicy",
 PROTECTION_KINDS = HELPER_KINDS | {"NetworkPolicy", "Secret"}
 # The kubelet brings a changed Secret within its sync period and cache time (1 min each, at most).
 KUBELET_PATIENCE = timedelta(minutes=3)
-ROUTE_KINDS = HELPER_KINDS | {"Ingress", "HTTPRoute"}
+PUBLISHING_KINDS = frozenset({"Ingress", "HTTPRoute"})
+ROUTE_KINDS = HELPER_KINDS | PUBLISHING_KINDS
 
 
 def current_pods(observed: Observed) -> tuple[PodFacts, ...]:
@@ -173,7 +174,7 @@ def suspended(service: ZImageService, observed: Observed) -> Judgement:
     refused = refusal(kind, observed, WORKLOAD_KINDS)
     if refused:
         return refused
-    published = any(ref.kind in ("Ingress", "HTTPRoute") for ref in observed.existing)
+    published = any(ref.kind in PUBLISHING_KINDS for ref in observed.existing)
     count = len(observed.pods) + observed.fetching.running
     if facts is None or facts.observed_generation < facts.generation or facts.replicas or count or published:
         return unknown(kind, "Stopping", f"{count} pod{'' if count == 1 else 's'} still to end")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zimage_worker.admission import FairQueue, RateLimit, Uploads
-from zimage_worker.errors import QueueFull, RateLimited
+from zimage_worker.errors import NotReady, QueueFull, RateLimited
 
 
 class Clock:
@@ -190,3 +190,25 @@ async def test_uploads_are_bounded_together() -> None:
     with uploads.held(100):
         assert uploads.held_bytes == 100
     assert uploads.held_bytes == 0
+
+
+async def test_at_the_end_everybody_who_waits_is_told_and_no_turn_is_handed_on() -> None:
+    queue, release = FairQueue(3, 60, Clock()), asyncio.Event()
+
+    async def ask(user: str) -> None:
+        async with queue.turn(user):
+            await release.wait()
+
+    running, told, gone = (asyncio.create_task(ask(user)) for user in "abc")
+    await asyncio.sleep(0)
+    assert queue.waiting_count == 2
+    queue.cut(NotReady("the end"))
+    # Its client leaves in the same moment: it had no turn that it could pass on.
+    gone.cancel()
+    for task, error in ((told, NotReady), (gone, asyncio.CancelledError)):
+        with pytest.raises(error):
+            await task
+    assert (queue.waiting_count, queue.busy) == (0, True)
+    release.set()
+    await running
+    assert not queue.busy

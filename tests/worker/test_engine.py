@@ -11,7 +11,7 @@ import pytest
 from zimage_worker.engines import EngineBroken
 from zimage_worker.engines.fake import FakeEngine
 from zimage_worker.engines.thread import EngineThread
-from zimage_worker.errors import GenerationFailed, RequestTimedOut
+from zimage_worker.errors import GenerationFailed, NotReady, RequestTimedOut
 from zimage_worker.images import parse_order
 from zimage_worker.routes.images import within
 from zimage_worker.settings import Limits
@@ -94,3 +94,29 @@ async def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     assert made.problem.reason == "ModelLoadFailed"
     assert "weights are missing" in made.problem.message
     made.closing.set()
+
+
+async def test_what_the_thread_has_not_begun_at_the_end_is_never_begun(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+    loaded, asked = threading.Event(), []
+
+    class Counted(FakeEngine):
+        def generate(self, *given):
+            asked.append(given)
+            return super().generate(*given)
+
+    def load(_told):
+        loaded.wait(60)
+        return Counted()
+
+    made = EngineThread(tmp_path, load, lambda: None, lambda _seconds: None)
+    made.start()
+    waiting = asyncio.create_task(made.generate(ORDER, 3))
+    await asyncio.sleep(0)
+    made.cut(NotReady("the end"))
+    loaded.set()
+    with pytest.raises(NotReady):
+        await waiting
+    with pytest.raises(NotReady):
+        await made.generate(ORDER, 3)
+    assert asked == []

@@ -197,7 +197,7 @@ class FairQueue:
         try:
             await place.turn
         except asyncio.CancelledError:
-            if place.turn.done() and not place.turn.cancelled():
+            if place.turn.done() and not place.turn.cancelled() and not place.turn.exception():
                 # It was handed the turn in the same moment: pass it on.
                 self.next()
             elif place in line:

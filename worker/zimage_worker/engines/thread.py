@@ -175,6 +175,9 @@ class EngineThread:
         began = self.beat = time.monotonic()
         self.job = job
         try:
+            # After self.job was set: whichever of `cut` and this comes second sees the other.
+            if self.ending:
+                raise self.ending
             made = engine.generate(job.order, job.seed, job.stop, job.told)
         except (Stopped, WorkerError) as error:
             job.fail(error)
