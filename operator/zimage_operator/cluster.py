@@ -512,7 +512,12 @@ class Cluster:
             raise translate(error, Ref(KIND, head["namespace"], head["name"])) from error
         if live.get("status") != status:
             live = await self.replace_status(path, head["uid"], status)
-        self.cache.observe(KIND, live)
+        concerned = self.cache.observe(KIND, live)
+        if live["metadata"]["generation"] != head["generation"]:
+            # The spec was changed after `body` was read, and before this write. The answer has it, so the stream's
+            # own word of it is an old one when it comes, and concerns nobody any more.
+            for key in concerned:
+                self.later(key, 0.0)
         metrics.STATUS_WRITES.inc()
         return True
 

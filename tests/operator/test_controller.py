@@ -126,3 +126,34 @@ async def test_a_child_whose_label_was_edited_is_not_forgotten_with_a_service_th
         for key in {*keys, ("team-a", "mallory")} - {KEY}:
             await controller.one(key)
     assert controller.cache.applied[policy] == "digest"
+
+
+async def test_a_change_that_comes_before_the_status_is_written_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer to the write has it already: told by the stream afterwards it is old."""
+    controller = Controller(Api(None), read({"ZIMAGE_OPERATOR_PROBE_INTERVAL_SECONDS": "0"}), "test")
+    body = smallest(*reversed(KEY))
+
+    def version(number: int, generation: int, **more: Any) -> dict[str, Any]:
+        head = {"uid": "u", "resourceVersion": str(number), "generation": generation}
+        return body | {"metadata": body["metadata"] | head} | more
+
+    async def answered(*_: Any, **__: Any) -> Any:
+        # The spec was changed at 2, this write is 3.
+        return version(3, 2, status=READY)
+
+    monkeypatch.setattr(controller.api, "request", answered)
+    controller.cache.observe("ZImageService", version(1, 1))
+    assert await controller.cluster.apply_status(controller.cache.services[KEY], READY)
+    assert controller.cache.observe("ZImageService", version(2, 2)) == []
+    async with asyncio.timeout(5):
+        assert await controller.queue.get() == KEY
+    # An echo of nothing but our own write is none.
+    controller.queue.done(KEY)
+
+    async def echoed(*_: Any, **__: Any) -> Any:
+        return version(4, 2, status=BEFORE)
+
+    monkeypatch.setattr(controller.api, "request", echoed)
+    assert await controller.cluster.apply_status(controller.cache.services[KEY], BEFORE)
+    assert not controller.queue.timers
+    assert not len(controller.queue)
