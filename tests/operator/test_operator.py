@@ -204,7 +204,7 @@ def test_a_restart_writes_nothing_and_rest_is_silent(operator: Operator, namespa
 
 
 # Longer than every interval at which something is tried again (REFUSED_SECONDS and the back-off's first steps).
-REST_SECONDS = 15
+REST_SECONDS = 20
 
 
 def silent(operator: Operator, seconds: float) -> bool:
