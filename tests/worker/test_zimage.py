@@ -6,6 +6,7 @@ own call or the decoder's is replaced by one that raises what torch would raise.
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -296,3 +297,16 @@ def test_any_other_error_is_one_client_s_misfortune(fresh, monkeypatch) -> None:
         fresh.picture(ORDER)
     assert not isinstance(GenerationFailed("x"), RuntimeError)
     assert fresh.picture(ORDER)
+
+
+def test_no_collection_looks_at_the_libraries_again_once_the_model_is_loaded(tiny_model: Path) -> None:
+    from zimage_worker.engines import zimage
+
+    gc.unfreeze()
+    try:
+        engine = zimage.load(tiny_model, "cpu", None, 64, 4096, lambda _event: None, lambda _phase: None)
+        assert gc.get_freeze_count() > 100_000
+        assert len(gc.get_objects()) < 10_000
+        assert engine.warmed
+    finally:
+        gc.unfreeze()

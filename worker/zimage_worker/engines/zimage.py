@@ -6,6 +6,7 @@ in images.py already; here only what needs the tokenizer or the device's memory.
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -174,7 +175,18 @@ def load(
         warm_up_side_px = min(warm_up_side_px, placement.largest_side_px)
     order = warm_up_order(warm_up_side_px)
     engine.warmed = (order, engine.generate(order, 0, threading.Event(), lambda _progress: None))
+    settle()
     return engine
+
+
+def settle() -> None:
+    """What lives as long as the process is not looked at by the garbage collector again.
+
+    That is some 440,000 objects of torch, diffusers and transformers: a full collection takes 0.4 to 0.9 s on
+    a CPU of the test machines (measured 2026-11-25), in which neither a step nor an answer is made; after this, microseconds.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def warm_up_order(side_px: int) -> ImageOrder:
