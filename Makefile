@@ -34,8 +34,8 @@ test-worker: install ## Every test of the worker, without a cluster: real proces
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/worker tests/contract
 
 # Each part on its own, whatever the one before it found; the exit code tells of all.
-bench: install ## Every figure but the GPU's: bench-operator, bench-worker, bench-model (an hour, a quiet machine)
-	@code=0; for part in operator worker model; do $(MAKE) --no-print-directory bench-$$part || code=1; done; exit $$code
+bench: install ## Every figure but the GPU's: bench-operator, bench-worker, bench-edge, bench-model (an hour, a quiet machine)
+	@code=0; for part in operator worker edge model; do $(MAKE) --no-print-directory bench-$$part || code=1; done; exit $$code
 
 bench-operator: install ## The operator's figures on the real API server (sizes: ARGS="--services 100 --rest 60")
 	@PYTHONPATH=tests $(BIN)/python tests/bench/bench_operator.py $(ARGS)
@@ -45,6 +45,9 @@ campaign: install ## Every fault at every write of a service's life; docs/campai
 
 bench-worker: install ## The worker's figures on the real process with the tiny model
 	@PYTHONPATH=tests $(BIN)/python tests/bench/bench_worker.py
+
+bench-edge: install ## What each edge adds to a request, and what it refuses while an honest client is served
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/edge/bench_edge.py
 
 check: install ## Style, types, imports, generated files
 	@$(BIN)/ruff format --check .
@@ -80,4 +83,4 @@ control-plane-down: ## Ends what `make control-plane` started
 clean: ## Removes .venv and build leftovers (the cache outside the tree stays)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install demo test test-unit test-worker bench campaign bench-operator bench-worker check generate bench-model bench-gpu lock cluster cluster-down control-plane control-plane-down clean
+.PHONY: help install demo test test-unit test-worker bench campaign bench-operator bench-worker bench-edge check generate bench-model bench-gpu lock cluster cluster-down control-plane control-plane-down clean
