@@ -49,10 +49,9 @@ def test_figures(edge: Edge, town: Town, workers: dict[str, Worker], capsys: pyt
     crowd = flooded(edge, "limited", "429", BOB if plain else ALICE, basic(ALICE).decode() if plain else "")
     extra = [percentile(through, part) - percentile(direct, part) for part in (50, 99)]
     with capsys.disabled():
-        print(
-            f"\n| {edge.name} | {extra[0] * 1000:+.1f} ms, {extra[1] * 1000:+.1f} ms ({percentile(direct, 50) * 1000:.1f},"
-            f" {percentile(direct, 99) * 1000:.1f}) | {strangers} | {crowd} | load {os.getloadavg()[0]:.0f} |"
-        )
+        added = f"{extra[0] * 1000:+.1f} ms, {extra[1] * 1000:+.1f} ms"
+        alone = f"{percentile(direct, 50) * 1000:.1f}, {percentile(direct, 99) * 1000:.1f}"
+        print(f"\n| {edge.name} | {added} ({alone}) | {strangers} | {crowd} | load {os.getloadavg()[0]:.0f} |")
 
 
 def latencies(edge: Edge, town: Town) -> tuple[list[float], list[float]]:
@@ -87,14 +86,14 @@ def flooded(edge: Edge, service: str, status: str, honest: tuple[str, str], auth
         sys.executable, str(ROOT / "tests/edge/flood.py"), edge.address, str(edge.https_port), edge.hosts[service],
         str(edge.ca), str(next(edge.sources)), str(FLOOD_SECONDS), *([authorization] if authorization else []),
     ]  # fmt: skip
-    flood = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    flood: subprocess.Popen[str] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     seen = list[int]()
     with edge.client() as client:
         while flood.poll() is None:
             seen.append(client.get(edge.url("/v1/models"), auth=honest, **edge.about(service)).status_code)
             time.sleep(PAUSE_SECONDS[service])
-    assert flood.stdout and flood.returncode == 0
-    told = json.loads(flood.stdout.read())
+    assert flood.returncode == 0
+    told = json.loads(flood.communicate()[0])
     assert told.get(status), told
     return f"{told[status] / told['seconds']:.0f}/s, honest {seen.count(200)} of {len(seen)}"
 

@@ -2,7 +2,7 @@
 
 Nothing of the product knows of it: this script replaces the loader in `zimage_worker.__main__` and then
 calls its `main`. `fake` is the instant engine, `real` the diffusers one whose pipeline call raises what
-torch would raise. The prompt's first word says what happens: `stall`, `die`, `illegal`, `oom`, `oom-once`.
+torch would raise. The prompt's first word says what happens: `stall`, `die`, `slow`, `illegal`, `oom`, `oom-once`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from typing import Any
 from zimage_worker import __main__ as program
 from zimage_worker.engines.fake import FakeEngine
 
+# Longer than the 60 s after which proxies cut a silent answer unless told otherwise.
+SLOW_SECONDS = 92.0
+
 
 class Stalling(FakeEngine):
     """Makes one step, and then hangs like a kernel that never returns."""
@@ -26,6 +29,8 @@ class Stalling(FakeEngine):
             raise SystemExit(3)
         while word == "stall":
             time.sleep(1)
+        if word == "slow":
+            return FakeEngine(SLOW_SECONDS / order.steps).generate(order, seed, stop, told)
         return super().generate(order, seed, stop, told)
 
 
