@@ -149,7 +149,6 @@ ROWS: dict[tuple[str, str, str], list[list[str]] | str] = {
     ("zimage-worker", "plan", "0"): [["plan", "--gpu-memory", "24Gi", "--size", "1024x1024"]],
     ("zimage-worker", "plan", "1"): [["plan", "--gpu-memory", "1Gi", "--size", "1024x1024"]],
     ("zimage-worker", "plan", "2"): [["plan", "--gpu-memory", "much", "--size", "1024x1024"]],
-    ("zimage-worker", "tiny", "0"): [["tiny", "model"]],
 }
 
 
