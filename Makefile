@@ -80,7 +80,14 @@ control-plane: install ## etcd, kube-apiserver, controller-manager, scheduler an
 control-plane-down: ## Ends what `make control-plane` started
 	@$(PYTHON) -m tests.cluster control-plane-down $(CONTROL_PLANE_DIR)
 
+version: install ## Write VERSION in every place: make version VERSION=1.2.3
+	@$(BIN)/python tools/version.py $(VERSION)
+	@$(BIN)/python tools/generate.py
+
+release: install ## Everything a release consists of, into dist/VERSION; publishes nothing (ARGS=--without-images: seconds)
+	@PYTHONPATH=tests $(BIN)/python tools/release.py $(or $(VERSION),$(error write VERSION=1.2.3)) $(ARGS)
+
 clean: ## Removes .venv and build leftovers (the cache outside the tree stays)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install demo test test-unit test-worker bench campaign bench-operator bench-worker bench-edge check generate bench-model bench-gpu lock cluster cluster-down control-plane control-plane-down clean
+.PHONY: help install demo test test-unit test-worker bench campaign bench-operator bench-worker bench-edge check generate bench-model bench-gpu lock cluster cluster-down control-plane control-plane-down version release clean

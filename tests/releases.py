@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import yaml
 
 from cluster.control_plane import ControlPlane
 from cluster.helm import helm
-from support import ROOT
+from support import ROOT, Operator
 
+# Outside the cluster no fake pod's address is ever dialled.
+NO_PROBES = {"ZIMAGE_OPERATOR_PROBE_INTERVAL_SECONDS": "0"}
 CHART = ROOT / "charts" / "zimage-operator"
 
 
@@ -50,3 +54,21 @@ class Helm:
 def told(values: dict[str, Any]) -> list[str]:
     """Give values as options, each as JSON: types arrive as they are."""
     return [part for name, value in values.items() for part in ("--set-json", f"{name}={json.dumps(value)}")]
+
+
+@contextmanager
+def running(cluster: ControlPlane, home: str, directory: Path) -> Iterator[Operator]:
+    """The operator as the release made it: its ServiceAccount, its settings; only the pod is a process of ours.
+
+    The fake node runs no image. The real one does in tests/demo.
+    """
+    shown = cluster.get("deployment", "zimage-operator", "-n", home)["spec"]["template"]["spec"]["containers"][0]["env"]
+    settings = {item["name"]: item["value"] for item in shown} | NO_PROBES
+    del settings["ZIMAGE_OPERATOR_PORT"], settings["ZIMAGE_OPERATOR_NAMESPACE"]
+    directory.mkdir()
+    operator = Operator(cluster, directory, home, **settings)
+    operator.log.touch()
+    operator.start_and_lead()
+    yield operator
+    operator.stop_in_order()
+    assert "Traceback" not in operator.log.read_text()

@@ -33,6 +33,7 @@ SERVICES: list[Panel] = [
         SERVICE,
     ),
     ("Open beside the declaration", "short", f"zimage_service_exposures{{{WHICH}}}", SERVICE + " {{reason}}"),
+    ("Download of the model", "percentunit", f"zimage_service_downloaded_ratio{{{WHICH}}}", SERVICE),
     ("Certificate ends in", "s", f"zimage_service_certificate_expiry_timestamp_seconds{{{WHICH}}} - time()", SERVICE),
     ("Images a second", "short", rate("zimage_images_total"), NAME),
     ("Requests by outcome", "reqps", rate("zimage_requests_total", f"{BY}, outcome"), NAME + " {{outcome}}"),

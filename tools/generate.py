@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import crd_reference
+import operator_metrics
 import worker_metrics
 import yaml
 
@@ -35,6 +36,7 @@ def outputs() -> dict[Path, str]:
         ROOT / "crds" / f"{GROUP}_{PLURAL}.yaml": document(definition()),
         folder / "admission-policy.yaml": ABOUT_POLICY + documents(policy()),
         folder / "install-namespaced.yaml": ABOUT_ROLES + documents(namespaced()),
+        ROOT / "docs/reference/operator-metrics.md": operator_metrics.page(),
         ROOT / "docs/reference/worker-metrics.md": worker_metrics.page(),
         ROOT / "docs/reference/zimageservice.md": crd_reference.page(),
         folder / "zimage_operator/memory_plan.py": copied(ROOT / "worker/zimage_worker/memory_plan.py"),

@@ -9,6 +9,7 @@ from prometheus_client import Gauge
 
 from . import metrics
 from .manifest import Key
+from .model_status import downloaded
 from .observed import instant
 from .reconcile import Outcome
 
@@ -18,7 +19,7 @@ exported: dict[Key, set[Series]] = {}
 
 
 def measure(key: Key, outcome: Outcome) -> None:
-    """Export the conditions of a service, its holes, and what the probes found."""
+    """Export the conditions of a service, its holes, what the probes found, and how far its download is."""
     status, observed = outcome.status, outcome.observed
     metrics.CONDITIONS.set(key, tuple((item["type"], item["status"]) for item in status["conditions"]))
     holes = Counter(hole.reason for hole in observed.exposure.holes)
@@ -30,6 +31,8 @@ def measure(key: Key, outcome: Outcome) -> None:
     wanted |= {(metrics.LAST_PROBE, key): max(probed)} if probed else {}
     expiry = instant((status.get("certificate") or {}).get("notAfter"))
     wanted |= {(metrics.CERTIFICATE_EXPIRY, key): expiry.timestamp()} if expiry else {}
+    share = downloaded(observed)
+    wanted |= {(metrics.DOWNLOADED, key): share} if share is not None else {}
     export(key, wanted)
 
 

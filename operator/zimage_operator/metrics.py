@@ -72,6 +72,9 @@ EXPOSURES = Gauge(
     "Objects that open a service beside its declaration",
     ["namespace", "name", "reason"],
 )
+DOWNLOADED = Gauge(
+    "zimage_service_downloaded_ratio", "How much of its model is there, while that is downloaded", ["namespace", "name"]
+)
 CONDITIONS = Conditions()
 REGISTRY.register(CONDITIONS)
 CERTIFICATE_EXPIRY = Gauge(

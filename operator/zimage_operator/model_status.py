@@ -75,6 +75,15 @@ def under_way(asked: Weights, pod: PodFacts | None, state: Fetching, beside: str
     return unknown(KIND, "Downloading", f"{called(asked)} is being downloaded{beside}")
 
 
+def downloaded(observed: Observed) -> float | None:
+    """Give how much of a model is there, from 0 to 1, while its download runs; None where none does."""
+    state = observed.fetching
+    if state.choice.wanted is None or state.job is None or state.job.failed:
+        return None
+    report = state.reports.get(state.pods[-1].uid) if state.pods else None
+    return report.percent / 100 if report else 0.0
+
+
 def failure(service: ZImageService, job: JobFacts | None, pod: PodFacts | None, state: Fetching) -> Problem | None:
     """Say what keeps a download from its end, what to do, and when it is tried again."""
     if job is None:

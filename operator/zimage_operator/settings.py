@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import __version__
 from .bounds import Bounds
 from .errors import BadSettings
 from .spec import LABEL, SUBDOMAIN, Model
@@ -16,8 +17,8 @@ from .spec import LABEL, SUBDOMAIN, Model
 PREFIX = "ZIMAGE_OPERATOR_"
 POD_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 DEFAULT_NAMESPACE = "zimage-system"
-# Moves with the release; a digest is written in by the release job.
-RELEASED_WORKER = "ghcr.io/zimage-dev/zimage-worker:0.1.0"
+# Moves with the release.
+RELEASED_WORKER = f"ghcr.io/zimage-dev/zimage-worker:{__version__}"
 LEVELS = ("debug", "info", "warning", "error")
 POLICIES = ("OnSpecChange", "Auto")
 PROBE_SECONDS_IN_CLUSTER = 300

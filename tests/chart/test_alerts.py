@@ -25,6 +25,7 @@ ON = 'namespace="team-a", app_kubernetes_io_instance="studio", pod="studio-1"'
 READY = f'zimage_service_condition{{{OF}, type="Ready", status="True"}}'
 ENFORCED = f'zimage_service_condition{{{OF}, type="NetworkPolicyEnforced", status="%s"}}'
 EXPIRY = f"zimage_service_certificate_expiry_timestamp_seconds{{{OF}}}"
+DOWNLOAD = f"zimage_service_downloaded_ratio{{{OF}}}"
 LEADER = 'zimage_operator_leader{pod="%s"}'
 SYNC = 'zimage_operator_last_sync_timestamp_seconds{kind="pods", pod="a"}'
 OOM = f'zimage_oom_rungs_total{{{ON}, rung="tiled"}}'
@@ -45,6 +46,8 @@ CASES: dict[str, tuple[Series, Series]] = {
         {f'zimage_service_exposures{{{OF}, reason="NodePort"}}': "1x120"},
         {f'zimage_service_exposures{{{OF}, reason="NodePort"}}': "1x10 0x110"},
     ),
+    # What is steady is slow, what ended is gone.
+    "ZImageDownloadStuck": ({DOWNLOAD: "0.4x120"}, {DOWNLOAD: "0+0.01x119", DOWNLOAD.replace("studio", "b"): "0.4x80"}),
     "ZImageCertificateExpiresSoon": ({EXPIRY: f"{20 * DAY}x120"}, {EXPIRY: f"{31 * DAY}x120"}),
     "ZImageCertificateExpiresThisWeek": ({EXPIRY: f"{5 * DAY}x120"}, {EXPIRY: f"{8 * DAY}x120"}),
     "ZImageCertificateExpiresToday": ({EXPIRY: "0x120"}, {EXPIRY: f"{2 * DAY}x120"}),

@@ -6,8 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,12 @@ import yaml
 from cluster import binaries
 from cluster.control_plane import ControlPlane
 from laws import wait_for
-from releases import CHART, Helm, told
-from support import Operator, claim, eventually, smallest
+from releases import CHART, Helm, running, told
+from support import claim, eventually, smallest
 
 pytestmark = pytest.mark.control_plane
 
 CRD = "zimageservices.zimage.dev"
-# Outside the cluster no fake pod's address is ever dialled.
-NO_PROBES = {"ZIMAGE_OPERATOR_PROBE_INTERVAL_SECONDS": "0"}
 SERVICE = {"gpu": {"count": 0}, "ingress": None, "auth": {"basic": {"generate": True}}}
 WAIT = ("--wait", "--timeout", "120s")
 
@@ -34,24 +30,6 @@ def space(cluster: ControlPlane, *names: str) -> None:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     head = {"apiVersion": "v1", "kind": "Namespace"}
     cluster.apply(*({**head, "metadata": {"name": name, "labels": labels}} for name in names))
-
-
-@contextmanager
-def running(cluster: ControlPlane, home: str, directory: Path) -> Iterator[Operator]:
-    """The operator as the release made it: its ServiceAccount, its settings; only the pod is a process of ours.
-
-    The fake node runs no image. The real one does in tests/demo.
-    """
-    shown = cluster.get("deployment", "zimage-operator", "-n", home)["spec"]["template"]["spec"]["containers"][0]["env"]
-    settings = {item["name"]: item["value"] for item in shown} | NO_PROBES
-    del settings["ZIMAGE_OPERATOR_PORT"], settings["ZIMAGE_OPERATOR_NAMESPACE"]
-    directory.mkdir()
-    operator = Operator(cluster, directory, home, **settings)
-    operator.log.touch()
-    operator.start_and_lead()
-    yield operator
-    operator.stop_in_order()
-    assert "Traceback" not in operator.log.read_text()
 
 
 def pods(cluster: ControlPlane, place: str) -> set[str]:
@@ -72,7 +50,7 @@ def previous(tmp_path: Path) -> Path:
     """The chart as it might have been: an older number, and a CRD that lacks a field."""
     copy = shutil.copytree(CHART, tmp_path / "previous")
     facts = copy / "Chart.yaml"
-    facts.write_text(facts.read_text().replace("version: 0.1.0", "version: 0.0.9", 1))
+    facts.write_text(facts.read_text().replace("version: ", "version: 0.0.1-before-", 1))
     path = copy / "files" / "crd.yaml"
     crd = yaml.safe_load(path.read_text())
     del fields(crd)["suspend"]

@@ -22,11 +22,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .binaries import CACHE, say
+from . import packages
+from .binaries import CACHE, locked, say
 from .keeper import ROOT, ClusterFailed
 
 HERE = Path(__file__).parent / "dockerfiles"
 FOLDER = CACHE / "images"
+BUILD_LOCK = CACHE / "lock" / "images-build"
 # What both Dockerfiles say in FROM.
 BASE = "docker.io/library/python:3.11-slim-bookworm"
 # The release of the base; the official image is of the same.
@@ -153,11 +155,23 @@ def build(image: Image) -> str:
     return image.tag
 
 
-def bud(dockerfile: Path, context: Path, tag: str) -> None:
+def released(dockerfile: Path, context: Path, tag: str) -> str:
+    """Build an image whose every time is SOURCE_DATE_EPOCH; give `sha256:ID TAG`."""
+    packages.ensure(packages.IMAGES)
+    moment = os.environ["SOURCE_DATE_EPOCH"]
+    with locked(BUILD_LOCK):
+        ensure_base()
+        # --no-cache: a layer of an earlier build keeps the times that it has.
+        bud(dockerfile, context, tag, "--no-cache", f"--timestamp={moment}", f"--build-arg=SOURCE_DATE_EPOCH={moment}")
+    found = buildah("images", "--quiet", "--no-trunc", "--filter", f"reference={tag}", capture=True)
+    return f"{found.strip()} {tag}"
+
+
+def bud(dockerfile: Path, context: Path, tag: str, *more: str) -> None:
     with tempfile.TemporaryDirectory(dir=scratch(), prefix="pip-") as settings:
         mounts = [f"--volume={volume}" for volume in volumes(Path(settings))]
         # --layers: a change of our code rebuilds the last layer, not torch's.
-        options = ["--layers", "--pull-never", "--network=host", "--format=oci", *mounts]
+        options = ["--layers", "--pull-never", "--network=host", "--format=oci", *mounts, *more]
         buildah("bud", *options, "-t", tag, "-f", str(dockerfile), str(context))
 
 

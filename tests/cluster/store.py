@@ -28,13 +28,12 @@ from pathlib import Path
 
 from . import images, packages
 from .binaries import CACHE, locked, say
-from .images import Built, Image
+from .images import BUILD_LOCK, Built, Image
 from .keeper import ClusterFailed
 
 ROOT = images.FOLDER / "containerd"
 DRAFT = images.FOLDER / "containerd.new"
 MARKS = images.FOLDER / "imported"
-BUILD_LOCK = CACHE / "lock" / "images-build"
 STORE_LOCK = CACHE / "lock" / "images-store"
 USE_LOCK = CACHE / "lock" / "images-use"
 NAMESPACE = "k8s.io"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,8 @@ from prometheus_client import REGISTRY
 from zimage_operator.exposure import Exposure, Hole
 from zimage_operator.manifest import Ref
 from zimage_operator.measure import forget, measure
-from zimage_operator.observed import Observed, PodFacts, Report
+from zimage_operator.models import Choice, FetchReport, JobFacts, Weights
+from zimage_operator.observed import Fetching, Observed, PodFacts, Report
 from zimage_operator.reconcile import Outcome
 
 KEY = ("measured", "studio")
@@ -37,6 +39,22 @@ def series() -> dict[str, float]:
 def conditions() -> list[Any]:
     samples = (sample for family in REGISTRY.collect() for sample in family.samples)
     return [one for one in samples if one.name == "zimage_service_condition" and one.labels["namespace"] == KEY[0]]
+
+
+def test_a_download_is_exported_while_it_runs() -> None:
+    wanted = Weights("a/b", "1" * 40)
+    job = JobFacts("j", "uid-j", wanted, (), AT, False, None, "")
+    running = Fetching(Choice(wanted=wanted), job, (POD,), reports={"u": FetchReport("downloading", 37, 10**9)})
+    name, status = "zimage_service_downloaded_ratio/", {"conditions": []}
+    measure(KEY, Outcome(status, observed=Observed(fetching=running)))
+    assert series()[name] == 0.37
+    # No word of it yet is a download that stands at its beginning.
+    measure(KEY, Outcome(status, observed=Observed(fetching=replace(running, reports={}))))
+    assert series()[name] == 0
+    for ended in (replace(running, job=replace(job, failed=AT)), Fetching(Choice(standing=wanted))):
+        measure(KEY, Outcome(status, observed=Observed(fetching=ended)))
+        assert name not in series()
+    forget(KEY)
 
 
 def test_holes_and_probes_are_exported_and_taken_back() -> None:

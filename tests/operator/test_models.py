@@ -5,13 +5,13 @@ The fetch itself and its hub are real in tests/worker/test_fetch.py.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
 from cluster.control_plane import ControlPlane
 from laws import conditions, exists, reason, serve, wait_for
+from played import fetching, finish, room
 from support import Operator, eventually, smallest
 from taken import lose_labels
 from zimage_operator.models import Weights
@@ -20,25 +20,11 @@ pytestmark = pytest.mark.control_plane
 
 REPO = "Tongyi-MAI/Z-Image-Turbo"
 ONE, TWO = Weights(REPO, "1" * 40), Weights(REPO, "2" * 40)
-SELECTOR = "app.kubernetes.io/component=download"
 CPU = {"gpu": {"count": 0}}
 
 
 def hub(weights: Weights = ONE, **more: Any) -> dict[str, Any]:
     return {"model": {"huggingFace": {"repo": weights.repo, "revision": weights.revision, **more}}, **CPU}
-
-
-def room(cluster: ControlPlane, namespace: str, name: str = "studio-model") -> None:
-    """A volume for the claim that the operator makes: nothing provisions any here."""
-    spec = {
-        "accessModes": ["ReadWriteOnce"],
-        "storageClassName": "",
-        "capacity": {"storage": "60Gi"},
-        "hostPath": {"path": "/nowhere-on-a-fake-node"},
-        "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": namespace, "name": name},
-    }
-    head = {"name": f"{namespace}-{name}"}
-    cluster.apply({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": head, "spec": spec})
 
 
 def jobs(cluster: ControlPlane, namespace: str) -> dict[str, list[str]]:
@@ -49,24 +35,6 @@ def jobs(cluster: ControlPlane, namespace: str) -> dict[str, list[str]]:
         for item in found
         if not item["metadata"].get("deletionTimestamp")
     }
-
-
-def fetching(cluster: ControlPlane, namespace: str, weights: Weights) -> str:
-    """The pod that fetches a model, once it runs; empty before."""
-    pods = cluster.get("pods", "-n", namespace, "-l", SELECTOR, "--field-selector", "status.phase=Running")["items"]
-    names = [
-        item["metadata"]["name"]
-        for item in pods
-        if weights.revision in item["spec"]["containers"][0]["args"] and not item["metadata"].get("deletionTimestamp")
-    ]
-    return names[0] if names else ""
-
-
-def finish(cluster: ControlPlane, namespace: str, weights: Weights = ONE, code: int = 0, **report: Any) -> None:
-    """Let the running fetch of a model end, with its last word."""
-    pod = eventually(lambda: fetching(cluster, namespace, weights), "the fetch runs")
-    word = json.dumps({"phase": "ended", "exitCode": code, **report})
-    cluster.kubectl("-n", namespace, "annotate", "pod", pod, f"fakenode/exit={code}", f"fakenode/message={word}")
 
 
 def served(cluster: ControlPlane, namespace: str) -> dict[str, str]:
@@ -83,7 +51,7 @@ def test_a_model_is_fetched_served_and_followed_by_another(operator: Operator, n
     lose_labels(cluster, namespace, "job,pvc", 2)
     assert not exists(cluster, namespace, "deploy")
     assert reason(cluster, namespace, "WorkloadReady") == "WaitingForModel"
-    finish(cluster, namespace)
+    finish(cluster, namespace, ONE.revision)
     wait_for(cluster, namespace, "Ready")
     wait_for(cluster, namespace, "Fetched", "ModelReady")
     assert cluster.get("cm", "studio", "-n", namespace)["data"]["ZIMAGE_MODEL_PATH"] == f"/model/{ONE.folder}"
@@ -96,13 +64,13 @@ def test_a_model_is_fetched_served_and_followed_by_another(operator: Operator, n
     wait_for(cluster, namespace, "Downloading")
     settings = ("cm", "studio", "-n", namespace)
     eventually(lambda: cluster.get(*settings)["data"]["ZIMAGE_MAX_STEPS"] == "7", "the other change is in force")
-    eventually(lambda: fetching(cluster, namespace, TWO), "the second is fetched")
+    eventually(lambda: fetching(cluster, namespace, TWO.revision), "the second is fetched")
     assert cluster.get(*settings)["data"]["ZIMAGE_MODEL_PATH"] == f"/model/{ONE.folder}"
     eventually(lambda: list(served(cluster, namespace).values()) == [ONE.folder], "the first goes on")
     (args,) = [args for args in jobs(cluster, namespace).values() if TWO.revision in args]
     assert args[-2:] == ["--keep", ONE.folder]
     assert "--clear" in args
-    finish(cluster, namespace, TWO)
+    finish(cluster, namespace, TWO.revision)
     eventually(lambda: list(served(cluster, namespace).values()) == [TWO.folder], "the second is served")
     wait_for(cluster, namespace, "Ready")
     assert cluster.get("zis", "studio", "-n", namespace)["status"]["model"] == {"revision": TWO.revision}
@@ -112,9 +80,9 @@ def test_a_model_is_fetched_served_and_followed_by_another(operator: Operator, n
     # Somebody clears finished Jobs away: what is served stays, and is checked again.
     before = served(cluster, namespace)
     cluster.kubectl("-n", namespace, "delete", "jobs", "--all")
-    eventually(lambda: fetching(cluster, namespace, TWO), "it is checked again")
+    eventually(lambda: fetching(cluster, namespace, TWO.revision), "it is checked again")
     assert served(cluster, namespace) == before
-    finish(cluster, namespace, TWO)
+    finish(cluster, namespace, TWO.revision)
     wait_for(cluster, namespace, "Ready")
     assert served(cluster, namespace) == before
 
@@ -124,7 +92,7 @@ def test_a_failed_fetch_says_why_and_is_tried_again(operator: Operator, namespac
     room(cluster, namespace)
     cluster.apply(smallest(namespace=namespace, **hub(tokenSecretName="hub-token")))
     # Hopeless: the Job's own policy gives up at once.
-    finish(cluster, namespace, code=10, reason="AuthRequired", message="the hub answered 401")
+    finish(cluster, namespace, ONE.revision, code=10, reason="AuthRequired", message="the hub answered 401")
     wait_for(cluster, namespace, "AuthRequired")
     eventually(lambda: "tried again at" in conditions(cluster, namespace)["Ready"]["message"], "the Job was given up")
     message = conditions(cluster, namespace)["ModelReady"]["message"]
@@ -133,7 +101,7 @@ def test_a_failed_fetch_says_why_and_is_tried_again(operator: Operator, namespac
     assert f"kubectl -n {namespace} delete job {failed}" in message
     # What the message says to do.
     cluster.kubectl("-n", namespace, "delete", "job", failed)
-    finish(cluster, namespace)
+    finish(cluster, namespace, ONE.revision)
     wait_for(cluster, namespace, "Ready")
 
 
@@ -155,7 +123,7 @@ def test_another_source_serves_until_the_fetch_is_complete_and_suspend_stops_it(
     assert cluster.get("pods", "-n", namespace)["items"] == []
     room(cluster, namespace)
     cluster.apply(smallest(namespace=namespace, **hub()))
-    eventually(lambda: fetching(cluster, namespace, ONE), "the fetch runs")
+    eventually(lambda: fetching(cluster, namespace, ONE.revision), "the fetch runs")
     wait_for(cluster, namespace, "Downloading")
     # Never mind: the volume stays, the fetch does not.
     cluster.apply(smallest(namespace=namespace, **CPU))
