@@ -5,7 +5,8 @@
     binaries.py node               the same, CoreDNS and Calico
     binaries.py kstatus            kstatus-eval: what kstatus makes of an object
     binaries.py compose            compose-check: what Docker Compose makes of a file
-    binaries.py gitops             Flux's kustomize-controller and Argo CD
+    binaries.py flux               Flux's kustomize-controller
+    binaries.py argocd             Argo CD, all its parts in one program
     binaries.py traefik-crds FILE  Traefik's own CRDs, out of its Go module
 
 Each module under `go/` has a committed go.mod and go.sum. What it builds lies in
@@ -47,8 +48,25 @@ CERT_MANAGER_MODULE = "github.com/cert-manager/cert-manager@v1.21.2"
 GATEWAY_CRDS = "integration/fixtures/k8s-gateway/00-experimental-v1.6.1.yml"
 MONITORING_MODULE = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 MONITORING_CRDS = "example/prometheus-operator-crd/monitoring.coreos.com_{}.yaml"
-FLUX_SOURCES_MODULE = "github.com/fluxcd/source-controller@v1.9.6"
-GIT_REPOSITORY_CRD = "config/crd/bases/source.toolkit.fluxcd.io_gitrepositories.yaml"
+# Whose kinds lie in Git beside services, or are read by those who read Git: name → module, files.
+GITOPS_CRDS = {
+    "flux-sources": (
+        "github.com/fluxcd/source-controller@v1.9.6",
+        # The controller starts with all of them, or not at all.
+        tuple(
+            f"config/crd/bases/source.toolkit.fluxcd.io_{kind}.yaml"
+            for kind in ("gitrepositories", "ocirepositories", "buckets")
+        ),
+    ),
+    "external-secret": (
+        "github.com/external-secrets/external-secrets@v1.3.2",
+        ("config/crds/bases/external-secrets.io_externalsecrets.yaml",),
+    ),
+    "sealed-secret": (
+        "github.com/bitnami-labs/sealed-secrets@v0.40.0",
+        ("helm/sealed-secrets/crds/bitnami.com_sealedsecrets.yaml",),
+    ),
+}
 CALICO_VERSION = "v3.28.5"
 
 
@@ -145,7 +163,8 @@ SETS = {
     "node": ("etcd", "k8s", "coredns", "calico"),
     "kstatus": ("kstatus",),
     "compose": ("compose",),
-    "gitops": ("flux", "argocd"),
+    "flux": ("flux",),
+    "argocd": ("argocd",),
 }
 
 
@@ -327,9 +346,9 @@ def certificate_crd() -> Path:
     return from_module(CERT_MANAGER_MODULE, "certificate", ("deploy/crds/cert-manager.io_certificates.yaml",))
 
 
-def git_repository_crd() -> Path:
-    """What a Kustomization of Flux reads from."""
-    return from_module(FLUX_SOURCES_MODULE, "git-repository", (GIT_REPOSITORY_CRD,))
+def gitops_crds() -> list[Path]:
+    """What a Kustomization of Flux reads from, and what stands in Git instead of a Secret."""
+    return [from_module(module, name, sources) for name, (module, sources) in GITOPS_CRDS.items()]
 
 
 def monitoring_crds() -> list[Path]:
