@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import time
@@ -104,6 +105,13 @@ class Repository:
 def service(cluster: ControlPlane) -> dict[str, Any]:
     """The production service as it is now."""
     return cluster.get("zis", "studio", "-n", TEAM)
+
+
+def vault_answers(cluster: ControlPlane) -> None:
+    """Say what the External Secrets Operator, which is not here, says once it has made the Secret."""
+    ready = {"conditions": [{"type": "Ready", "status": "True", "reason": "SecretSynced", "message": "played"}]}
+    patch = ("--subresource=status", "--type=merge", "-p", json.dumps({"status": ready}))
+    cluster.kubectl("-n", TEAM, "patch", "externalsecret", "studio-users", *patch)
 
 
 def workers(cluster: ControlPlane) -> dict[str, str]:

@@ -105,19 +105,19 @@ class ArgoCD:
         }
         where = {"name": "here", "server": place["server"], "config": json.dumps({"tlsClientConfig": tls})}
         secret = {"server.secretkey": "test-only"}
-        everything = [{"group": "*", "kind": "*"}]
-        project = {
-            "sourceRepos": ["*"],
-            "destinations": [{"server": "*", "namespace": "*"}],
-            "clusterResourceWhitelist": everything,
-        }
+        # Its installation makes this account, and may do anything by it.
+        account = "argocd-application-controller"
+        who = {"kind": "ServiceAccount", "name": account, "namespace": SYSTEM}
+        admin = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
+        binding = {"roleRef": admin, "subjects": [who]}
         return [
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}},
             config_map("argocd-cm", self.config()),
             *(config_map(f"argocd-{name}", {}) for name in CONFIG_MAPS),
             {**head("Secret", "argocd-secret", PART), "stringData": secret},
             {**head("Secret", "here", {"argocd.argoproj.io/secret-type": "cluster"}), "stringData": where},
-            {**head("AppProject", "default", {}, "argoproj.io/v1alpha1"), "spec": project},
+            head("ServiceAccount", account, PART),
+            {**head("ClusterRoleBinding", account, PART, "rbac.authorization.k8s.io/v1"), **binding},
         ]
 
     def config(self) -> dict[str, str]:
@@ -159,17 +159,20 @@ class ArgoCD:
 
         return self.patiently(name, f"{sync} {health}", said)
 
-    def wait_for_failure(self, name: str, revision: str) -> str:
-        """Wait until the sync of a revision has failed, once or for good; the message."""
+    def wait_for_refusal(self, name: str, revision: str) -> str:
+        """Wait until a revision is refused: by the comparison, which asks the API server, or by the sync."""
         self.refresh(name)
 
         def said() -> str | None:
-            state = self.application(name).get("status", {}).get("operationState", {})
-            result = state.get("syncResult", {})
-            failed = [one["message"] for one in result.get("resources", []) if one.get("status") == "SyncFailed"]
-            return str(failed[0]) if result.get("revision") == revision and failed else None
+            status = self.application(name).get("status", {})
+            compared = [one for one in status.get("conditions", []) if one["type"] == "ComparisonError"]
+            result = status.get("operationState", {}).get("syncResult", {})
+            tried = [one for one in result.get("resources", []) if one.get("status") == "SyncFailed"]
+            if compared and status["sync"].get("revision") == revision:
+                return str(compared[0]["message"])
+            return str(tried[0]["message"]) if tried and result.get("revision") == revision else None
 
-        return self.patiently(name, "failed", said)
+        return str(self.patiently(name, "refused", said))
 
     def patiently(self, name: str, what: str, said: Any) -> Any:
         try:
