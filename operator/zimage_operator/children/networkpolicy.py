@@ -22,10 +22,13 @@ def network_policy(service: ZImageService, environment: Environment) -> Manifest
     """Admit the proxies to 7860, monitoring and the operator to 9090, and let nothing out but to fetch keys.
 
     Namespaces are selected by `kubernetes.io/metadata.name`, which the API server sets and
-    nobody can forge. `egress: []` closes DNS too: the worker reads its model from a volume.
+    nobody can forge, unless the resource names labels of its own. `egress: []` closes DNS too:
+    the worker reads its model from a volume.
     """
     network = service.spec.network
-    proxies = [peer(name, network.proxy_pod_labels) for name in network.allowed_namespaces]
+    proxies = [peer(name, network.proxy_pod_labels) for name in network.client_namespaces]
+    if network.allowed_namespace_labels:
+        proxies = [labelled(network.allowed_namespace_labels, network.proxy_pod_labels)]
     watchers = [peer(name) for name in network.metrics_namespaces]
     operator = peer(environment.operator_namespace, OPERATOR_POD_LABELS)
     spec = {
@@ -76,8 +79,13 @@ def download_policy(service: ZImageService, environment: Environment) -> Manifes
 
 
 def peer(namespace: str, pod_labels: dict[str, str] | None = None) -> Manifest:
+    """Build one `from` item: the pods of one namespace, or some of them."""
+    return labelled({NAMESPACE_LABEL: namespace}, pod_labels)
+
+
+def labelled(namespace_labels: dict[str, str], pod_labels: dict[str, str] | None = None) -> Manifest:
     """Build one `from` item. Both selectors in one item mean AND; in two items they would mean OR."""
-    item: Manifest = {"namespaceSelector": {"matchLabels": {NAMESPACE_LABEL: namespace}}}
+    item: Manifest = {"namespaceSelector": {"matchLabels": namespace_labels}}
     if pod_labels:
         item["podSelector"] = {"matchLabels": pod_labels}
     return item
