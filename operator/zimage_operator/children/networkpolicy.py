@@ -13,10 +13,6 @@ from ..names import (
 )
 from ..spec import HubSource, ZImageService
 
-# Where every distribution runs its DNS.
-DNS_NAMESPACE = "kube-system"
-DNS_PORTS = [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
-
 
 def network_policy(service: ZImageService, environment: Environment) -> Manifest:
     """Admit the proxies to 7860, monitoring and the operator to 9090, and let nothing out but to fetch keys.
@@ -44,22 +40,24 @@ def network_policy(service: ZImageService, environment: Environment) -> Manifest
 
 
 def egress(service: ZImageService) -> list[Manifest]:
-    """Build what the workers may reach: nothing, or DNS and the port of the issuer's keys.
-
-    A policy knows no host names, so the port is open to every address but the link-local ones,
-    where clouds serve the node's own credentials.
-    """
+    """Build what the workers may reach: nothing, or DNS and the port of the issuer's keys."""
     port = service.auth.jwt.jwks.port if service.auth.jwt else None
-    return [] if port is None else [{"to": [peer(DNS_NAMESPACE)], "ports": DNS_PORTS}, everywhere(port)]
+    return [] if port is None else outside(port)
 
 
-def everywhere(*ports: int) -> Manifest:
-    """Build the way to these ports at every address but the link-local ones."""
+def outside(*ports: int) -> list[Manifest]:
+    """Build the way to DNS and to these TCP ports.
+
+    A policy knows no host names, so the ports are open at every address but the link-local ones, where clouds
+    serve the node's own credentials. DNS is open at those too: it goes out to every address as it is, and a cluster's
+    DNS may be no pod, but on each node (NodeLocal DNSCache, and our own test node), or in any namespace.
+    """
     blocks = [
         {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}},
         {"ipBlock": {"cidr": "::/0", "except": ["fe80::/10", "fd00:ec2::254/128"]}},
     ]
-    return {"to": blocks, "ports": [{"port": port, "protocol": "TCP"} for port in ports]}
+    names: Manifest = {"ports": [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]}
+    return [names, {"to": blocks, "ports": [{"port": port, "protocol": "TCP"} for port in ports]}]
 
 
 def download_policy(service: ZImageService, environment: Environment) -> Manifest:
@@ -71,9 +69,7 @@ def download_policy(service: ZImageService, environment: Environment) -> Manifes
         "podSelector": {"matchLabels": selector_labels(service.name, DOWNLOAD)},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [{"from": [operator], "ports": [{"port": MANAGEMENT_PORT, "protocol": "TCP"}]}],
-        # DNS anywhere: it goes out to every address as it is, and a cluster's DNS may be no pod, but on each node
-        # (NodeLocal DNSCache, and our own test node), or in a namespace of another name.
-        "egress": [{"ports": DNS_PORTS}, everywhere(*hub.ports)],
+        "egress": outside(*hub.ports),
     }
     return manifest("networking.k8s.io/v1", "NetworkPolicy", service, DOWNLOAD, DOWNLOAD, spec=spec)
 
