@@ -255,9 +255,10 @@ def service_name(item: Mapping[str, Any]) -> str:
 
 
 def host(body: Mapping[str, Any]) -> str:
-    """Give the host that a raw resource asks for."""
+    """Give the host that a raw resource asks for; one that is not published for now asks for none."""
     spec = body.get("spec") or {}
-    return str((spec.get("ingress") or spec.get("gateway") or {}).get("host") or "")
+    way = spec.get("ingress") or spec.get("gateway") or {}
+    return str(way.get("host") or "") if way.get("enabled", True) else ""
 
 
 def claim(key: Key, body: Mapping[str, Any] | None) -> Claim:

@@ -486,7 +486,7 @@ class Cluster:
 
     def surroundings(self, service: ZImageService) -> Surroundings:
         """Give what the exposure audit looks at."""
-        host = service.spec.published.host if service.spec.published else ""
+        host = service.spec.routed.host if service.spec.routed else ""
         return self.cache.surroundings((service.namespace, service.name), host)
 
     def receipt(self, service: ZImageService) -> ReceiptFacts | None:

@@ -72,7 +72,7 @@ async def reconcile(
     except InvalidSpec as error:
         # An answer, not a failure: only the user can mend it, and the old children go on.
         return Outcome(stalled(body, error, previous, now))
-    entrance = cluster.entrance(service) if service.spec.published else Entrance()
+    entrance = cluster.entrance(service) if service.spec.routed else Entrance()
     edge = dialect(service, entrance.controller)
     entrance = described(service, entrance, edge)
     choice = cluster.choose(service, environment)
@@ -104,7 +104,7 @@ async def reconcile(
     routes = edge.routes(service) if edge and not suspended else []
     if routes and not withheld(service, observed, now):
         refused = await cluster.apply(service, routes)
-    if edge or suspended or not service.spec.published:
+    if edge or suspended or not service.spec.routed:
         kept = [] if unprotected(service, observed) else routes
         await cluster.prune(service, keep=[*desired, *protection, *kept])
     else:

@@ -1000,6 +1000,9 @@ BODY_LEAST, BODY_MOST = "64Ki", "24Mi"
 class Published(Part):
     """What holds for everybody who comes through the edge, whichever it is."""
 
+    enabled: bool = Field(
+        True, description="False: no route and no claim to the host; the rest stays, and no worker restarts."
+    )
     host: Host = Field(description="The public DNS name.")
     allowed_source_ranges: tuple[Cidr, ...] = Field(
         (), max_length=64, description="Address ranges that the edge admits; all when empty."
@@ -1141,8 +1144,13 @@ class Spec(Part):
 
     @property
     def published(self) -> Ingress | Gateway | None:
-        """How the service is published; None: inside the cluster only."""
+        """How the service is published, or is to be again; None: inside the cluster only."""
         return self.ingress or self.gateway
+
+    @property
+    def routed(self) -> Ingress | Gateway | None:
+        """How the service is published now; None: inside the cluster only, or `enabled: false`."""
+        return self.published if self.published and self.published.enabled else None
 
     @property
     def stopped(self) -> bool:

@@ -305,7 +305,7 @@ def seen_from_outside(edge: EdgeReport | None) -> str:
 def certificate_ready(service: ZImageService, observed: Observed, now: datetime) -> Judgement | None:
     """Whether the edge's certificate is there, matches the host and is valid now."""
     kind, ingress = "CertificateReady", service.spec.ingress
-    if ingress is None or ingress.tls is None:
+    if ingress is None or ingress.tls is None or not ingress.enabled:
         return None
     secret = service.tls_secret
     if ingress.tls.issuer_ref and (found_issuing := issuing(service, ingress.tls.issuer_ref, observed)):
@@ -392,7 +392,7 @@ def not_in_place(service: ZImageService, observed: Observed, now: datetime) -> s
 
 def ingress_ready(service: ZImageService, observed: Observed, now: datetime) -> Judgement | None:
     """Whether the route and all its helpers are applied, and taken by the edge where it says so."""
-    kind, published, entrance = "IngressReady", service.spec.published, observed.entrance
+    kind, published, entrance = "IngressReady", service.spec.routed, observed.entrance
     if published is None:
         return None
     if entrance.reason:
@@ -465,7 +465,8 @@ def ready(service: ZImageService, judgements: list[Judgement]) -> Judgement:
             return Judgement("Ready", state, found.reason, found.message)
     if service.spec.suspend:
         return true("Ready", "Suspended", "suspended as asked: nothing runs and nothing is published")
-    where = f"https://{service.spec.published.host}/" if service.spec.published else "inside the cluster only"
+    routed, later = service.spec.routed, " for now (enabled: false)" if service.spec.published else ""
+    where = f"https://{routed.host}/" if routed else f"inside the cluster only{later}"
     return true("Ready", "Ready", f"serving, {where}")
 
 
@@ -529,7 +530,7 @@ def device(service: ZImageService) -> str:
 
 def address(service: ZImageService, observed: Observed) -> str:
     """Give the published address, once there is one."""
-    published = service.spec.published
+    published = service.spec.routed
     return f"https://{published.host}/" if published and route(service) in observed.existing else ""
 
 
