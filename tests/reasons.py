@@ -20,7 +20,7 @@ from zimage_worker.problems import Reason as CredentialReason
 
 # By the real API server, controllers and scheduler: tests/operator without a node.
 CONTROL_PLANE = {
-    *("Ready", "Applied", "Progressing", "Available", "ScaledToZero", "Published", "Suspended", "Stopping"),
+    *("Ready", "Applied", "Progressing", "Available", "ScaledToZero", "Published", "Suspended", "Stopping", "Applying"),
     *("NotProbed", "Waived", "AsDeclared", "OperatorUpgraded", "WaitingForWorker", "IssuingCredentials"),
     *("InvalidSpec", "NotAllowed", "NotOwned", "ApplyFailed", "AlteredOnAdmission", "HostConflict"),
     *("ClassNotFound", "DialectUnsupported", "VolumeMissing", "VolumePending", "DeviceClassMissing"),
@@ -41,7 +41,6 @@ NODE = {
 ELSEWHERE = {
     # One of today does not even start without the kind (tried: --runtime-config=resource.k8s.io/v1=false).
     "DeviceClaimsUnsupported": "only a Kubernetes before 1.34 says so: test_translate.py",
-    "Applying": "stands between the apply and its answer: only a fault of ours could show it",
     **dict.fromkeys(sorted({*EXITS.values()} - {"AuthRequired"}), "a Job's exit code: test_fetch.py"),
     "DownloadFailed": "a Job that ends without a word: test_model_status.py, and test_fetch.py kills it",
     "Verifying": "asked of a Job that runs, which needs a node: test_model_status.py",

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "charts" / "zimage-operator"
 GENERATED = "# Made by `make generate` from {}.\n"
 # Resources that belong to no namespace: no Role can give them.
-CLUSTER_WIDE = {"ingressclasses", "gatewayclasses", "customresourcedefinitions"}
+CLUSTER_WIDE = {"namespaces", "ingressclasses", "gatewayclasses", "customresourcedefinitions"}
 # Without GatewayClasses nothing is published by a Gateway: routes of others are looked at, and none is written.
 WITH_GATEWAYS = {"gateways", "securitypolicies", "backendtrafficpolicies"}
 Schema = dict[str, Any]

@@ -28,6 +28,9 @@ class Bounds:
     hosts: tuple[tuple[str, str], ...] = ()
     # Namespaces that `network.allowedNamespaces` may admit.
     client_namespaces: tuple[str, ...] = ()
+    # Label and value: `network.allowedNamespaceLabels` must hold one of these. Empty is not bounded only where
+    # `client_namespaces` is empty too: a label would get round the names.
+    client_labels: tuple[tuple[str, str], ...] = ()
     # Origins of models, as `origin` writes them; one that ends in * means what begins so.
     models: tuple[str, ...] = ()
     priority_classes: tuple[str, ...] = ()
@@ -93,10 +96,26 @@ def host(service: ZImageService, bounds: Bounds) -> Iterator[str]:
 
 def client_namespaces(service: ZImageService, bounds: Bounds) -> Iterator[str]:
     """Whom a resource may let in at all."""
-    excess = [name for name in service.spec.network.allowed_namespaces if name not in bounds.client_namespaces]
+    excess = [name for name in service.spec.network.client_namespaces if name not in bounds.client_namespaces]
     if bounds.client_namespaces and excess:
         text = f"this cluster's operator does not admit {', '.join(excess)} (ZIMAGE_OPERATOR_ALLOWED_CLIENT_NAMESPACES)"
         yield f"spec.network.allowedNamespaces: {text}: write some of [{', '.join(bounds.client_namespaces)}]"
+
+
+def client_labels(service: ZImageService, bounds: Bounds) -> Iterator[str]:
+    """By which labels a resource may let namespaces in; more labels beside a listed one only narrow."""
+    asked = service.spec.network.allowed_namespace_labels
+    if not asked or not (bounds.client_namespaces or bounds.client_labels):
+        return
+    if any(asked.get(key) == value for key, value in bounds.client_labels):
+        return
+    setting = "ZIMAGE_OPERATOR_ALLOWED_CLIENT_NAMESPACE_LABELS"
+    where = "spec.network.allowedNamespaceLabels: this cluster's operator admits namespaces"
+    if bounds.client_labels:
+        shown = " or ".join(f"{key}: {value}" for key, value in bounds.client_labels)
+        yield f"{where} labelled {shown} only ({setting}): write that label, beside others if you like"
+    else:
+        yield f"{where} by name only: write some of [{', '.join(bounds.client_namespaces)}] in allowedNamespaces"
 
 
 def model(service: ZImageService, bounds: Bounds) -> Iterator[str]:
@@ -135,4 +154,4 @@ def priority(service: ZImageService, bounds: Bounds) -> Iterator[str]:
         yield f"spec.scheduling.priorityClassName: {text}: write one of these, or leave it out"
 
 
-RULES: tuple[Rule, ...] = (image, keys_by_address, host, client_namespaces, model, priority)
+RULES: tuple[Rule, ...] = (image, keys_by_address, host, client_namespaces, client_labels, model, priority)

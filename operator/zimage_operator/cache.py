@@ -14,9 +14,10 @@ from typing import Any
 
 from .entrances import Entrances, named
 from .exposure import Claim, Surroundings
-from .kinds import ENTRANCES
+from .kinds import ENTRANCES, NAMESPACES
 from .manifest import Key, Ref
 from .names import HASH_ANNOTATION, KIND, LABEL_INSTANCE, LABEL_MANAGED_BY, MANAGER, labels
+from .namespaces import Labels, Namespaces, asked, carries
 from .neighbourhood import Neighbourhood
 from .neighbours import controller, is_stranger
 from .observed import Facts, PodFacts, owner_uid, read
@@ -54,6 +55,7 @@ class Cache:
         self.children: dict[Ref, Seen] = {}
         self.by_key: dict[Key, set[Ref]] = {}
         self.entrances = Entrances()
+        self.namespaces = Namespaces()
         self.neighbourhood = Neighbourhood()
         # Digest of the intent that this process applied last: unlike the annotation it cannot be forged.
         self.applied: dict[Ref, str] = {}
@@ -72,8 +74,17 @@ class Cache:
         if kind in ENTRANCE_KINDS:
             changed = self.entrances.observe(kind, item, deleted=deleted)
             return [key for key, body in self.services.items() if changed and named(body) in changed]
+        if kind == NAMESPACES.name:
+            return self.admitting(*self.namespaces.observe(item, deleted=deleted))
         concerned = self.neighbourhood.observe(kind, item, deleted=deleted)
         return list({*concerned, *self.observe_child(kind, item, deleted=deleted, verified=verified)})
+
+    def admitting(self, before: Labels | None, after: Labels | None) -> list[Key]:
+        """Give the services that let a namespace in by one set of its labels and not by the other."""
+        if before == after:
+            return []
+        wanted = ((key, asked(body)) for key, body in self.services.items())
+        return [key for key, labels in wanted if labels and carries(before, labels) != carries(after, labels)]
 
     def observe_service(self, item: Mapping[str, Any], *, deleted: bool) -> list[Key]:
         """Take in a resource."""
@@ -135,7 +146,8 @@ class Cache:
         bodies = self.services.values() if kind == KIND else ()
         seen = (seen.version for ref, seen in self.children.items() if ref.kind == kind)
         around = (one.version for ref, one in self.neighbourhood.neighbours.items() if ref.kind == kind)
-        return max((*map(version, bodies), *seen, *around), default=0)
+        spaces = (one.version for one in self.namespaces.seen.values() if kind == NAMESPACES.name)
+        return max((*map(version, bodies), *seen, *around, *spaces), default=0)
 
     def forget(self, ref: Ref) -> None:
         """Drop what is no longer there."""
@@ -180,6 +192,8 @@ class Cache:
             for key in gone:
                 rivals |= self.claim(key, self.services.pop(key), None)
             return [*gone, *rivals]
+        if kind == NAMESPACES.name:
+            return [key for labels in self.namespaces.sweep(uids, up_to) for key in self.admitting(labels, None)]
         concerned = self.neighbourhood.sweep(kind, uids, up_to, namespace)
         missing = [
             ref
@@ -241,9 +255,10 @@ def service_name(item: Mapping[str, Any]) -> str:
 
 
 def host(body: Mapping[str, Any]) -> str:
-    """Give the host that a raw resource asks for."""
+    """Give the host that a raw resource asks for; one that is not published for now asks for none."""
     spec = body.get("spec") or {}
-    return str((spec.get("ingress") or spec.get("gateway") or {}).get("host") or "")
+    way = spec.get("ingress") or spec.get("gateway") or {}
+    return str(way.get("host") or "") if way.get("enabled", True) else ""
 
 
 def claim(key: Key, body: Mapping[str, Any] | None) -> Claim:

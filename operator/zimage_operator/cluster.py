@@ -449,6 +449,7 @@ class Cluster:
         reports: dict[str, Report],
         *,
         probing: bool,
+        clients: tuple[str, ...] | None,
         blind: bool,
         edge: EdgeReport | None,
         exposure: Exposure,
@@ -470,6 +471,7 @@ class Cluster:
             verdicts={target: seen.facts for target, seen in ours if isinstance(seen.facts, Verdict)},
             refused=refused,
             probing=probing,
+            clients=clients,
             blind=blind,
             edge=edge,
             exposure=exposure,
@@ -477,9 +479,14 @@ class Cluster:
             fetching=self.fetching(service, choice, fetches),
         )
 
+    def clients(self, service: ZImageService) -> tuple[str, ...] | None:
+        """Name the namespaces that are let in now; None where labels decide and nobody can look."""
+        labels = service.spec.network.allowed_namespace_labels
+        return self.cache.namespaces.carrying(labels) if labels else service.spec.network.client_namespaces
+
     def surroundings(self, service: ZImageService) -> Surroundings:
         """Give what the exposure audit looks at."""
-        host = service.spec.published.host if service.spec.published else ""
+        host = service.spec.routed.host if service.spec.routed else ""
         return self.cache.surroundings((service.namespace, service.name), host)
 
     def receipt(self, service: ZImageService) -> ReceiptFacts | None:

@@ -51,7 +51,7 @@ class Controller:
     def __init__(self, api: Api, settings: Settings, identity: str) -> None:
         self.api, self.settings = api, settings
         self.cache, self.queue = Cache(), WorkQueue()
-        self.cache.entrances.classes |= settings.ingress_classes
+        self.cache.entrances.told = settings.ingress_classes
         self.recorder = Recorder(api, identity)
         self.cluster = Cluster(api, self.cache, self.recorder.repaired, self.queue.add_after)
         self.verifier = Verifier(self.cache, settings.probe_interval_seconds, settings.edge, self.queue.add)

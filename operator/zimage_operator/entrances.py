@@ -54,8 +54,9 @@ class Entrances:
     """The IngressClasses, Gateways and GatewayClasses that were last seen."""
 
     def __init__(self) -> None:
-        # By name: the controller.
+        # By name: the controller. What the operator's settings tell goes before what is seen.
         self.classes: dict[str, str] = {}
+        self.told: Mapping[str, str] = {}
         self.gateway_classes: dict[str, str] = {}
         self.gateways: dict[Key, GatewayFacts] = {}
 
@@ -77,7 +78,7 @@ class Entrances:
         if service.spec.gateway:
             return self.through_gateway(service, service.spec.gateway)
         name = service.spec.ingress.class_name if service.spec.ingress else None
-        if not name or (found := self.classes.get(name)) is None:
+        if not name or (found := self.told.get(name) or self.classes.get(name)) is None:
             text = f"no IngressClass {name}: see kubectl get ingressclasses, correct ingress.className "
             text += f"({ROLES} knows those of its ZIMAGE_OPERATOR_INGRESS_CLASSES)"
             return Entrance("", "ClassNotFound", text)

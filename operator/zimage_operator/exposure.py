@@ -177,7 +177,7 @@ def foreign_hosts(service: ZImageService, around: Surroundings) -> Iterator[Conf
 
 def host_of(service: ZImageService) -> str:
     """Give the host that a service asks for; empty if none."""
-    return service.spec.published.host if service.spec.published else ""
+    return service.spec.routed.host if service.spec.routed else ""
 
 
 def taken(host: str, target: Ref, service: ZImageService) -> str:

@@ -56,6 +56,8 @@ def of_envoy(name: str, plural: str) -> Kind:
 SERVICES = Kind(KIND, GROUP, VERSION, PLURAL)
 PODS = Kind("Pod", "", "v1", "pods", POD_SELECTOR)
 GATEWAY_API = "gateway.networking.k8s.io"
+# Whom a service lets in by labels (namespaces.py); with Roles only nobody can look.
+NAMESPACES = Kind("Namespace", "", "v1", "namespaces", namespaced=False, everywhere=True)
 # What belongs to the cluster's administrators: the ways in (entrances.py).
 ENTRANCES = (
     Kind("IngressClass", "networking.k8s.io", "v1", "ingressclasses", namespaced=False, everywhere=True),
@@ -97,7 +99,7 @@ ROUTES = (
 # What sends a Service's requests to addresses, where it is not the controller that follows its selector: those of
 # a large cluster change all the time, and lead where the Service says.
 SLICES = Kind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices", FOREIGN_SLICES)
-WATCHED = (SERVICES, *ENTRANCES, PODS, *CHILDREN, *ROUTES, SLICES)
+WATCHED = (SERVICES, NAMESPACES, *ENTRANCES, PODS, *CHILDREN, *ROUTES, SLICES)
 
 
 def watched(*, everywhere: bool) -> tuple[Kind, ...]:

@@ -172,6 +172,8 @@ class Observed:
     refused: tuple[Refused, ...] = ()
     # False where the operator runs outside the cluster, or was told not to probe.
     probing: bool = False
+    # The namespaces that are let in now; None where labels decide and the operator may not look.
+    clients: tuple[str, ...] | None = None
     # The operator's own namespace is admitted, so it cannot see what strangers see.
     blind: bool = False
     # None where the edge is not asked.

@@ -8,7 +8,7 @@ the same result. It never waits: it reports, and is called again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -72,7 +72,7 @@ async def reconcile(
     except InvalidSpec as error:
         # An answer, not a failure: only the user can mend it, and the old children go on.
         return Outcome(stalled(body, error, previous, now))
-    entrance = cluster.entrance(service) if service.spec.published else Entrance()
+    entrance = cluster.entrance(service) if service.spec.routed else Entrance()
     edge = dialect(service, entrance.controller)
     entrance = described(service, entrance, edge)
     choice = cluster.choose(service, environment)
@@ -85,9 +85,11 @@ async def reconcile(
     allowed, lacking = await issuer.issue(service, startable(service, desired, choice), now)
     refused = (*lacking, *await cluster.apply(service, [*allowed, *protection]))
 
+    clients = cluster.clients(service)
     facts: dict[str, Any] = {
         "probing": probing.enabled,
-        "blind": is_admitted(service, environment),
+        "clients": clients,
+        "blind": is_admitted(service, environment, clients or ()),
         "edge": probing.edges.get((service.namespace, service.name)),
         "exposure": audit(service, desired, cluster.surroundings(service)),
         "outdated": template.outdated,
@@ -102,7 +104,7 @@ async def reconcile(
     routes = edge.routes(service) if edge and not suspended else []
     if routes and not withheld(service, observed, now):
         refused = await cluster.apply(service, routes)
-    if edge or suspended or not service.spec.published:
+    if edge or suspended or not service.spec.routed:
         kept = [] if unprotected(service, observed) else routes
         await cluster.prune(service, keep=[*desired, *protection, *kept])
     else:
@@ -139,9 +141,8 @@ def startable(service: ZImageService, desired: list[Manifest], choice: Choice) -
     return [item for item in desired if ref(item) not in held]
 
 
-def is_admitted(service: ZImageService, environment: Environment) -> bool:
+def is_admitted(service: ZImageService, environment: Environment, clients: Collection[str]) -> bool:
     """Whether the policy lets the operator itself in, so that it cannot see what strangers see."""
-    network = service.spec.network
-    return environment.operator_namespace in network.allowed_namespaces and all(
-        OPERATOR_POD_LABELS.get(key) == value for key, value in network.proxy_pod_labels.items()
+    return environment.operator_namespace in clients and all(
+        OPERATOR_POD_LABELS.get(key) == value for key, value in service.spec.network.proxy_pod_labels.items()
     )

@@ -12,7 +12,7 @@ from typing import Any
 from . import __version__
 from .bounds import Bounds
 from .errors import BadSettings
-from .spec import LABEL, SUBDOMAIN, Model
+from .spec import LABEL, LABEL_KEY, LABEL_VALUE, SUBDOMAIN, Model
 
 PREFIX = "ZIMAGE_OPERATOR_"
 POD_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -143,6 +143,9 @@ def upper_bounds(reader: Reader) -> Bounds:
             "ALLOWED_HOSTS", "", hosts, f"write [NAMESPACE=]HOST or [NAMESPACE=].DOMAIN, {listed}: {example}"
         ),
         client_namespaces=reader.get("ALLOWED_CLIENT_NAMESPACES", "", namespaces, names),
+        client_labels=reader.get(
+            "ALLOWED_CLIENT_NAMESPACE_LABELS", "", label_pairs, f"write LABEL=VALUE, {listed}: name=dmz"
+        ),
         models=reader.get(
             "ALLOWED_MODELS",
             "",
@@ -178,6 +181,17 @@ def pairs(text: str) -> dict[str, str]:
     if not all(re.fullmatch(SUBDOMAIN, name) and value for name, value in found.items()):
         raise ValueError(text)
     return found
+
+
+def label_pairs(text: str) -> tuple[tuple[str, str], ...]:
+    """Split a list of label=value."""
+    found = []
+    for part in words(text):
+        key, equals, value = part.partition("=")
+        if not (equals and re.fullmatch(LABEL_KEY, key) and re.fullmatch(LABEL_VALUE, value)):
+            raise ValueError(text)
+        found.append((key, value))
+    return tuple(found)
 
 
 def hosts(text: str) -> tuple[tuple[str, str], ...]:

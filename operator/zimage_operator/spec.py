@@ -22,7 +22,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from .errors import DoesNotFit, InvalidSpec
 from .memory_plan import GIB, Z_IMAGE, serving
-from .names import HTPASSWD, HTTP_PORT, NAME_LENGTH, TLS
+from .names import HTPASSWD, HTTP_PORT, NAME_LENGTH, NAMESPACE_LABEL, TLS
 from .quantities import QUANTITY, quantity
 
 LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -132,13 +132,11 @@ NamespaceName = Annotated[
     Field(max_length=63),
     Matches(LABEL, "write the name of a namespace, such as dmz: lower-case letters, digits and '-'"),
 ]
+LABEL_VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
 LabelValue = Annotated[
     str,
     Field(max_length=63),
-    Matches(
-        r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?",
-        "write a label value: letters, digits, '-', '_' and '.'",
-    ),
+    Matches(LABEL_VALUE, "write a label value: letters, digits, '-', '_' and '.'"),
 ]
 
 LABEL_KEY = rf"({SUBDOMAIN}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?"
@@ -652,16 +650,43 @@ class NotEmpty:
         return value
 
 
+# Who is let in where nothing is written.
+CLIENTS = ("dmz",)
+
+
 class Network(Part):
     """Who may open a connection to the workers."""
 
+    rules = (
+        # Not `!has(self.allowedNamespaces)`: it has a default, and is always there.
+        Rule(
+            "!has(self.allowedNamespaceLabels) || !has(self.allowedNamespaces) || self.allowedNamespaces == ['dmz']",
+            "write either network.allowedNamespaces (names, which nobody can forge) or network.allowedNamespaceLabels",
+            lambda part: not part.allowed_namespace_labels or part.allowed_namespaces == CLIENTS,
+        ),
+        Rule(
+            "!has(self.allowedNamespaceLabels) || size(self.allowedNamespaceLabels) > 0",
+            "write at least one label in network.allowedNamespaceLabels: with none, every namespace would be let in",
+            lambda part: part.allowed_namespace_labels != {},
+        ),
+        Rule(
+            f"!has(self.allowedNamespaceLabels) || !('{NAMESPACE_LABEL}' in self.allowedNamespaceLabels)",
+            f"write the name into network.allowedNamespaces: {NAMESPACE_LABEL} is how that one selects",
+            lambda part: NAMESPACE_LABEL not in (part.allowed_namespace_labels or {}),
+        ),
+    )
     allowed_namespaces: Annotated[
         tuple[NamespaceName, ...],
         Field(max_length=32),
         NotEmpty("list at least one namespace: with none, nobody could reach the service"),
     ] = Field(
-        ("dmz",),
+        CLIENTS,
         description=f"Namespaces whose pods may reach port {HTTP_PORT}, by a label that nobody can forge.",
+    )
+    allowed_namespace_labels: Annotated[dict[str, LabelValue], Field(max_length=8), LabelKeys()] | None = Field(
+        None,
+        description="Labels that a namespace must carry, all of them, in place of allowedNamespaces. Weaker: whoever "
+        "may label a namespace lets himself in.",
     )
     proxy_pod_labels: Labels = Field(
         {}, max_length=8, description="Narrows the peers to pods with these labels in those namespaces."
@@ -674,6 +699,11 @@ class Network(Part):
     enforcement: Literal["Report", "Required"] = Field(
         "Report", description="Required: no route before the probe has shown that the policy really blocks."
     )
+
+    @property
+    def client_namespaces(self) -> tuple[str, ...]:
+        """The namespaces that are let in by their names; none where labels decide."""
+        return () if self.allowed_namespace_labels else self.allowed_namespaces
 
 
 class Basic(Part):
@@ -970,6 +1000,9 @@ BODY_LEAST, BODY_MOST = "64Ki", "24Mi"
 class Published(Part):
     """What holds for everybody who comes through the edge, whichever it is."""
 
+    enabled: bool = Field(
+        True, description="False: no route and no claim to the host; the rest stays, and no worker restarts."
+    )
     host: Host = Field(description="The public DNS name.")
     allowed_source_ranges: tuple[Cidr, ...] = Field(
         (), max_length=64, description="Address ranges that the edge admits; all when empty."
@@ -1111,8 +1144,13 @@ class Spec(Part):
 
     @property
     def published(self) -> Ingress | Gateway | None:
-        """How the service is published; None: inside the cluster only."""
+        """How the service is published, or is to be again; None: inside the cluster only."""
         return self.ingress or self.gateway
+
+    @property
+    def routed(self) -> Ingress | Gateway | None:
+        """How the service is published now; None: inside the cluster only, or `enabled: false`."""
+        return self.published if self.published and self.published.enabled else None
 
     @property
     def stopped(self) -> bool:

@@ -20,7 +20,7 @@ from .manifest import Ref
 from .model_status import model_facts, model_ready
 from .names import HTTP_PORT, JWKS_MOUNT, MANAGEMENT_PORT, SIGNING_MOUNT, TLS, selector_labels
 from .observed import EdgeReport, Observed, PodFacts, Posture, Problem
-from .proof import exposures, last_probe, summary
+from .proof import NAMED, exposures, last_probe, summary
 from .spec import ClaimSource, IssuerRef, ZImageService
 
 # What stands before the workload in the order of application, and the workload itself.
@@ -58,9 +58,22 @@ def network_policy_ready(service: ZImageService, observed: Observed) -> Judgemen
     if refused:
         return refused
     if Ref("NetworkPolicy", service.namespace, service.name) in observed.existing:
-        names = ", ".join(service.spec.network.allowed_namespaces)
-        return true(kind, "Applied", f"port {HTTP_PORT} is admitted from {names} only")
+        return true(kind, "Applied", f"port {HTTP_PORT} is admitted from {admitted(service, observed.clients)}")
     return unknown(kind, "Applying", "the NetworkPolicy is being applied")
+
+
+def admitted(service: ZImageService, clients: tuple[str, ...] | None) -> str:
+    """Say who is let in, and how sure that is."""
+    labels = service.spec.network.allowed_namespace_labels
+    if not labels:
+        return f"{', '.join(service.spec.network.client_namespaces)} only"
+    wanted = ", ".join(f"{key}={value}" for key, value in sorted(labels.items()))
+    now = "which they are this operator may not see (Roles only)"
+    if clients is not None:
+        more = "" if len(clients) <= NAMED else f" and {len(clients) - NAMED} more"
+        now = f"now {', '.join(clients[:NAMED])}{more}" if clients else "now none: nobody gets in"
+    weaker = "weaker than names (network.allowedNamespaces): whoever may label a namespace lets himself in"
+    return f"every namespace labelled {wanted}, {now}; {weaker}"
 
 
 def network_policy_enforced(service: ZImageService, observed: Observed) -> Judgement:
@@ -80,7 +93,7 @@ def network_policy_enforced(service: ZImageService, observed: Observed) -> Judge
     results = {report.isolation for report in found}
     if "open" in results:
         text = f"port {HTTP_PORT} answered the operator, which is not in an allowed namespace"
-        return false(kind, "NotEnforced", f"{text}: {suspicion(observed)}")
+        return false(kind, "NotEnforced", f"{text}: {suspicion(service, observed)}")
     if "unreachable" in results:
         text = f"neither port {MANAGEMENT_PORT} nor {HTTP_PORT} answered the operator, which shows nothing"
         return unknown(kind, "ProbeFailed", text)
@@ -89,12 +102,15 @@ def network_policy_enforced(service: ZImageService, observed: Observed) -> Judge
     return unknown(kind, "NotProbed", "no worker is ready to be probed yet")
 
 
-def suspicion(observed: Observed) -> str:
+def suspicion(service: ZImageService, observed: Observed) -> str:
     """Say why a policy that stands does not hold: by the hole that the audit has found, if it has."""
     found = next((hole for hole in observed.exposure.holes if hole.reason == WIDENS), None)
     if found:
         return found.message
-    return "either this cluster's network plugin does not enforce NetworkPolicies, or another policy opens the port"
+    text = "either this cluster's network plugin does not enforce NetworkPolicies, or another policy opens the port"
+    if service.spec.network.allowed_namespace_labels and observed.clients is None:
+        return f"{text}, or the operator's own namespace carries the labels of network.allowedNamespaceLabels"
+    return text
 
 
 def exposure_as_declared(observed: Observed) -> Judgement:
@@ -289,7 +305,7 @@ def seen_from_outside(edge: EdgeReport | None) -> str:
 def certificate_ready(service: ZImageService, observed: Observed, now: datetime) -> Judgement | None:
     """Whether the edge's certificate is there, matches the host and is valid now."""
     kind, ingress = "CertificateReady", service.spec.ingress
-    if ingress is None or ingress.tls is None:
+    if ingress is None or ingress.tls is None or not ingress.enabled:
         return None
     secret = service.tls_secret
     if ingress.tls.issuer_ref and (found_issuing := issuing(service, ingress.tls.issuer_ref, observed)):
@@ -376,7 +392,7 @@ def not_in_place(service: ZImageService, observed: Observed, now: datetime) -> s
 
 def ingress_ready(service: ZImageService, observed: Observed, now: datetime) -> Judgement | None:
     """Whether the route and all its helpers are applied, and taken by the edge where it says so."""
-    kind, published, entrance = "IngressReady", service.spec.published, observed.entrance
+    kind, published, entrance = "IngressReady", service.spec.routed, observed.entrance
     if published is None:
         return None
     if entrance.reason:
@@ -449,7 +465,8 @@ def ready(service: ZImageService, judgements: list[Judgement]) -> Judgement:
             return Judgement("Ready", state, found.reason, found.message)
     if service.spec.suspend:
         return true("Ready", "Suspended", "suspended as asked: nothing runs and nothing is published")
-    where = f"https://{service.spec.published.host}/" if service.spec.published else "inside the cluster only"
+    routed, later = service.spec.routed, " for now (enabled: false)" if service.spec.published else ""
+    where = f"https://{routed.host}/" if routed else f"inside the cluster only{later}"
     return true("Ready", "Ready", f"serving, {where}")
 
 
@@ -513,7 +530,7 @@ def device(service: ZImageService) -> str:
 
 def address(service: ZImageService, observed: Observed) -> str:
     """Give the published address, once there is one."""
-    published = service.spec.published
+    published = service.spec.routed
     return f"https://{published.host}/" if published and route(service) in observed.existing else ""
 
 

@@ -215,3 +215,28 @@ def test_the_bounds_of_hosts_hold_for_gateways_too() -> None:
     bounds = Bounds(hosts=(("team-a", ".other.example.org"),))
     with pytest.raises(InvalidSpec, match=r"spec\.gateway\.host"):
         check(behind(gateway), bounds)
+
+
+def seen(name: str, controller: str) -> dict[str, Any]:
+    return {"metadata": {"name": name}, "spec": {"controller": controller}}
+
+
+def test_what_the_administrator_tells_of_a_class_goes_before_what_the_class_says() -> None:
+    """An ingress-nginx with a controller class of its own would be `plain`; what is told of others changes nothing."""
+    known = Entrances()
+    known.told = {"edge": "k8s.io/ingress-nginx"}
+    service = behind(plain)
+    for deleted in (False, True):
+        known.observe("IngressClass", seen("edge", "k8s.io/internal"), deleted=deleted)
+        assert known.entrance(service).controller == "k8s.io/ingress-nginx"
+    known.told = {"other": "k8s.io/ingress-nginx"}
+    assert known.entrance(service).reason == "ClassNotFound"
+    known.observe("IngressClass", seen("edge", "k8s.io/internal"), deleted=False)
+    assert known.entrance(service).controller == "k8s.io/internal"
+
+
+@pytest.mark.parametrize("edge", DIALECTS, ids=lambda edge: edge.NAME)
+def test_a_service_that_is_not_enabled_has_no_dialect(edge: Dialect) -> None:
+    controller = next(iter(GATEWAYS if edge in OF_GATEWAYS else INGRESSES))
+    assert dialect(behind(edge), controller)
+    assert dialect(behind(edge, enabled=False), controller) is None

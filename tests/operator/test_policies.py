@@ -78,6 +78,20 @@ def test_where_the_own_namespace_is_allowed_its_pods_are_no_hole() -> None:
     assert opens_ingress(ours["ingress"], [rule({"podSelector": {}}, port=7860)], PORTS, OWN) == []
 
 
+def test_labels_of_ours_cover_the_same_labels_and_never_a_name() -> None:
+    """Which namespaces carry them may change at any moment: a name is named, and so is a part of the labels."""
+    body = smallest(namespace=OWN, network={"allowedNamespaceLabels": {"name": "dmz", "tier": "edge"}})
+    ours = network_policy(parse(body), Environment("w:1", "zimage-system"))["spec"]["ingress"]
+
+    def opened(**wanted: str) -> list[int]:
+        return opens_ingress(ours, [rule({"namespaceSelector": {"matchLabels": wanted}}, port=7860)], PORTS, OWN)
+
+    assert opened(name="dmz", tier="edge") == []
+    assert opened(name="dmz", tier="edge", zone="a") == []
+    assert opened(name="dmz") == [7860]
+    assert opens_ingress(ours, [rule(in_dmz(), port=7860)], PORTS, OWN) == [7860]
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "wider"),
     [

@@ -247,7 +247,7 @@ def test_a_door_that_lets_strangers_in_is_seen_from_outside(walled: Node, greete
 
 
 def test_an_issuer_that_is_none_is_told(walled: Node, greeter: str) -> None:
-    """Keys by address, where a setting allows them. How far that way reaches is not shown: the DNS here is no pod."""
+    """Keys by address, where a setting allows them: DNS and the port are open, and who is there speaks no TLS."""
     url = f"https://greeter.{greeter}.svc.cluster.local:8443/keys"
     jwt = {"issuer": "https://login.example.org", "audiences": ["zimage"], "jwks": {"url": url}}
     empty = {"persistentVolumeClaim": {"claimName": "z-image-turbo", "path": "none"}}
@@ -255,6 +255,11 @@ def test_an_issuer_that_is_none_is_told(walled: Node, greeter: str) -> None:
     body["spec"] = {key: value for key, value in body["spec"].items() if value is not None}
     walled.apply({**body, "metadata": {"name": "asking", "namespace": scene.NAMESPACE}})
     becomes(walled, "AuthConfigured", "JWKSUnreachable", name="asking")
+
+    def told() -> str:
+        return condition(walled, "AuthConfigured", "asking")["message"]
+
+    scene.wait(lambda: "TLS failed" in told(), "neither DNS nor the port is in the way", 90)
     walled.kubectl("-n", scene.NAMESPACE, "delete", "zis", "asking")
 
 

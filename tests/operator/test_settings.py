@@ -40,6 +40,7 @@ BOUNDS = {
     "ALLOW_JWKS_URL": "true",
     "ALLOWED_HOSTS": ".example.org, team-a=.a.example.com,team-b=b.example.com",
     "ALLOWED_CLIENT_NAMESPACES": "dmz,edge",
+    "ALLOWED_CLIENT_NAMESPACE_LABELS": "name=dmz, example.org/zone=edge",
     "ALLOWED_MODELS": "persistentVolumeClaim:z-image-turbo,image:registry.example.org/*",
     "ALLOWED_PRIORITY_CLASSES": "gpu-serving",
 }
@@ -55,6 +56,7 @@ def test_bounds_are_read() -> None:
         jwks_url=True,
         hosts=(("", ".example.org"), ("team-a", ".a.example.com"), ("team-b", "b.example.com")),
         client_namespaces=("dmz", "edge"),
+        client_labels=(("name", "dmz"), ("example.org/zone", "edge")),
         models=("persistentVolumeClaim:z-image-turbo", "image:registry.example.org/*"),
         priority_classes=("gpu-serving",),
     )
@@ -68,6 +70,9 @@ def test_bounds_are_read() -> None:
         ("ALLOWED_HOSTS", "=.example.org", "[NAMESPACE=].DOMAIN"),
         ("ALLOWED_HOSTS", "..example.org", "[NAMESPACE=].DOMAIN"),
         ("ALLOWED_CLIENT_NAMESPACES", "*", "names of namespaces"),
+        ("ALLOWED_CLIENT_NAMESPACE_LABELS", "dmz", "LABEL=VALUE"),
+        ("ALLOWED_CLIENT_NAMESPACE_LABELS", "name=*", "LABEL=VALUE"),
+        ("ALLOWED_CLIENT_NAMESPACE_LABELS", "=dmz", "LABEL=VALUE"),
         ("ALLOWED_MODELS", "z-image-turbo", "persistentVolumeClaim:NAME"),
         ("ALLOWED_MODELS", "image:*/z", "a * at the end"),
         ("ALLOWED_PRIORITY_CLASSES", "gpu_serving", "write names"),

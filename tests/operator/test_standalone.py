@@ -185,6 +185,7 @@ def test_the_shell_takes_the_commands_of_ufw(case: str, side: str) -> None:
 @pytest.mark.parametrize(
     ("body", "hosts", "words"),
     [
+        (smallest(ingress={**published("a.example.org"), "enabled": False}), ONE_HOST, "spec.ingress.enabled: this"),
         (smallest(ingress=None), ONE_HOST, "spec.ingress: this target publishes a host: write ingress.host"),
         (smallest(gpu={"resourceName": "amd.com/gpu"}), ONE_HOST, "write gpu.resourceName: nvidia.com/gpu"),
         (smallest(gpu={"resourceName": "nvidia.com/mig-3g.40gb"}), ONE_HOST, "whole NVIDIA devices"),

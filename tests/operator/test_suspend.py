@@ -76,6 +76,56 @@ def test_suspend_needs_no_policy_and_no_class(operator: Operator, namespace: str
     wait_for(cluster, namespace, "Suspended")
 
 
+def test_what_cannot_be_stopped_is_said_and_what_comes_after_it_is_still_to_be_applied(
+    operator: Operator, namespace: str
+) -> None:
+    """Stopping comes before all else: a workload that is somebody else's holds up the policy of no pod."""
+    cluster = operator.cluster
+    cluster.kubectl("-n", namespace, "create", "deployment", "studio", "--image=localhost/nothing:1", "--replicas=0")
+    cluster.apply(smallest(namespace=namespace, suspend=True, **CPU))
+    wait_for(cluster, namespace, "NotOwned")
+    found = conditions(cluster, namespace)["NetworkPolicyReady"]
+    assert (found["status"], found["reason"]) == ("Unknown", "Applying")
+    assert not exists(cluster, namespace, "netpol")
+    cluster.kubectl("-n", namespace, "delete", "deployment", "studio")
+    wait_for(cluster, namespace, "Suspended")
+    assert exists(cluster, namespace, "netpol")
+
+
+def enable(cluster: ControlPlane, namespace: str, wanted: str) -> None:
+    patch = f'{{"spec": {{"ingress": {{"enabled": {wanted}}}}}}}'
+    cluster.kubectl("-n", namespace, "patch", "zis", "studio", "--type=merge", "-p", patch)
+
+
+def test_a_route_is_taken_away_and_no_worker_restarts(operator: Operator, namespace: str) -> None:
+    cluster, host = operator.cluster, published(f"{namespace}.example.org")
+    serve(cluster, namespace, ingress=host, **CPU)
+    before = pods(cluster, namespace)
+    enable(cluster, namespace, "false")
+    eventually(
+        lambda: not cluster.kubectl("-n", namespace, "get", "ing,middleware,tlsoption", "-o", "name"), "no route"
+    )
+    eventually(lambda: "IngressReady" not in conditions(cluster, namespace), "it was seen")
+    body = cluster.get("zis", "studio", "-n", namespace)
+    assert "url" not in body["status"]
+    assert {"CertificateReady", "IngressReady"} & set(conditions(cluster, namespace)) == set()
+    ready = conditions(cluster, namespace)["Ready"]
+    assert (ready["status"], ready["message"]) == ("True", "serving, inside the cluster only for now (enabled: false)")
+    # The host is free for another one meanwhile, and goes back to the older when that wants it again.
+    cluster.apply(smallest("heir", namespace, ingress=host, **CPU))
+    wait_for(cluster, namespace, "Ready", name="heir")
+    wait_for(cluster, namespace, "Published", "IngressReady", name="heir")
+    enable(cluster, namespace, "true")
+    wait_for(cluster, namespace, "HostConflict", "IngressReady", name="heir")
+    wait_for(cluster, namespace, "Published", "IngressReady")
+    cluster.kubectl("-n", namespace, "delete", "zis", "heir")
+    assert pods(cluster, namespace) >= before
+
+
+def pods(cluster: ControlPlane, namespace: str) -> set[str]:
+    return {item["metadata"]["uid"] for item in cluster.get("pods", "-n", namespace)["items"]}
+
+
 def test_a_service_can_begin_suspended_or_with_none(operator: Operator, namespace: str) -> None:
     cluster = operator.cluster
     second = {"replicas": 0, "ingress": published("none.example.org"), **CPU}

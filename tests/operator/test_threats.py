@@ -11,6 +11,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -398,6 +399,13 @@ NETWORKS = [
     {"allowedNamespaces": ["dmz,default"]},
     {"allowedNamespaces": ["dmz", "Default"]},
     {"allowedNamespaces": [{"namespaceSelector": {}}]},
+    {"allowedNamespaceLabels": {}},
+    {"allowedNamespaceLabels": {"name": "*"}},
+    {"allowedNamespaceLabels": {"": "dmz"}},
+    {"allowedNamespaceLabels": {"name": "a b"}},
+    {"allowedNamespaceLabels": {"matchExpressions": [{"key": "name", "operator": "Exists"}]}},
+    {"allowedNamespaceLabels": {"kubernetes.io/metadata.name": "default"}},
+    {"allowedNamespaceLabels": {"name": "dmz"}, "allowedNamespaces": ["dmz", "default"]},
     {"metricsNamespaces": ["*"]},
     {"proxyPodLabels": {"": ""}},
     {"proxyPodLabels": {"a": "b c"}},
@@ -424,6 +432,14 @@ def test_t8_every_peer_names_a_namespace_and_7860_is_for_the_listed_alone(names:
     assert len(item["spec"]["ingress"]) == 2
 
 
+def test_t8_labels_are_one_peer_that_demands_all_of_them_and_stand_in_place_of_names() -> None:
+    network = {"allowedNamespaceLabels": {"name": "dmz", "tier": "edge"}, "proxyPodLabels": {"app": "traefik"}}
+    proxies = rendered(smallest(network=network), CONTROLLER)[0]["spec"]["ingress"][0]
+    selector = {"matchLabels": {"name": "dmz", "tier": "edge"}}
+    assert proxies["from"] == [{"namespaceSelector": selector, "podSelector": {"matchLabels": {"app": "traefik"}}}]
+    assert proxies["ports"] == [{"port": 7860, "protocol": "TCP"}]
+
+
 DMZ = Bounds(client_namespaces=("dmz", "edge"))
 ADMITTED = [
     ["default"], ["kube-system"], ["dmz", "default"], ["edge", "dmz", "x"], ["dm"], ["dmzz"], ["dmz-2"], ["team-a"],
@@ -446,6 +462,29 @@ def test_t8_a_resource_can_only_narrow() -> None:
         for some in itertools.combinations(names, count):
             service = parse(smallest(network={"allowedNamespaces": list(some)}))
             assert bool(list(client_namespaces(service, DMZ))) != (set(some) <= {"dmz", "edge"})
+
+
+BY_LABEL = Bounds(client_labels=(("name", "dmz"), ("zone", "")))
+LABELS: dict[str, tuple[Bounds, dict[str, str], str]] = {
+    "no bound": (Bounds(), {"a": "b"}, ""),
+    "listed": (BY_LABEL, {"name": "dmz"}, ""),
+    "listed and more": (BY_LABEL, {"name": "dmz", "tier": "edge"}, ""),
+    "the other, whose value is empty": (BY_LABEL, {"zone": ""}, ""),
+    "another value": (BY_LABEL, {"name": "dmz2"}, "labelled name: dmz or zone:  only"),
+    "another label": (BY_LABEL, {"mine": "dmz"}, "labelled name: dmz or zone:  only"),
+    "round a bound of names": (DMZ, {"name": "dmz"}, "by name only: write some of [dmz, edge] in allowedNamespaces"),
+    "both": (replace(DMZ, client_labels=BY_LABEL.client_labels), {"name": "dmz"}, ""),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_t8_labels_are_no_way_round_the_bounds(case: str) -> None:
+    bounds, labels, told = LABELS[case]
+    network = {"network": {"allowedNamespaceLabels": labels}}
+    if told:
+        assert told in refused(bounds, **network)
+    else:
+        check(parse(smallest(**network)), bounds)
 
 
 def test_t8_the_default_is_held_against_the_bound_too() -> None:
@@ -573,7 +612,7 @@ def test_t10_a_listed_priority_and_none_are_taken() -> None:
 
 
 def test_every_bound_that_is_broken_has_its_line() -> None:
-    everything = Bounds((("r.example.org"),), True, False, TEAMS.hosts, ("edge",), MODELS.models, ("p",))
+    everything = Bounds((("r.example.org"),), True, False, TEAMS.hosts, ("edge",), (), MODELS.models, ("p",))
     worst = {
         "image": {"repository": "x", "tag": "1"},
         "model": WEIGHTS[0],
@@ -715,6 +754,7 @@ LARGE: dict[str, dict[str, Any]] = {
     "waiver": {"auth": {"mode": "None", "waiverReason": "x" * 501}},
     "host": {"ingress": {**INGRESS, "host": ("a" * 60 + ".") * 5 + "org"}},
     "namespaces": {"network": {"allowedNamespaces": [f"n{i}" for i in range(33)]}},
+    "namespace labels": {"network": {"allowedNamespaceLabels": {f"k{i}": "v" for i in range(9)}}},
     "ranges": {"ingress": {**INGRESS, "allowedSourceRanges": [f"10.0.{i}.0/24" for i in range(65)]}},
     "tolerations": {"scheduling": {"tolerations": [{"key": f"k{i}"} for i in range(17)]}},
     "selector": {"scheduling": {"nodeSelector": {f"k{i}": "v" for i in range(17)}}},

@@ -48,6 +48,6 @@ GATEWAYS: dict[str, Dialect] = {
 
 def dialect(service: ZImageService, controller: str | None) -> Dialect | None:
     """Give the dialect of the controller behind the class that the service names; None where there is none."""
-    if not service.spec.published or not controller:
+    if not service.spec.routed or not controller:
         return None
     return GATEWAYS.get(controller, gateway) if service.spec.gateway else INGRESSES.get(controller, plain)

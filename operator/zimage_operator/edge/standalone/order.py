@@ -121,6 +121,8 @@ def unable(service: ZImageService) -> list[str]:
         found.append("metadata.name: write lower-case letters, digits, '-' and '.'")
     if not service.spec.ingress:
         found.append("spec.ingress: this target publishes a host: write ingress.host and ingress.tls.secretName")
+    elif not service.spec.routed:
+        found.append("spec.ingress.enabled: this target publishes a host: write true, or leave it out")
     if not known_device(service.spec.gpu):
         found.append(
             f"spec.gpu: Docker knows whole NVIDIA devices: write gpu.resourceName: {DEFAULT_DEVICE}, or gpu.count: 0"
