@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from cluster import binaries, packages
-from support import ROOT, smallest
+from support import ROOT, published, smallest
 from zimage_operator.__main__ import DEFAULTS, standalone_order
 from zimage_operator.edge import standalone
 from zimage_operator.edge.standalone import ONE_HOST, Hosts
