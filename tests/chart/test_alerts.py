@@ -13,9 +13,9 @@ import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
-from cluster.packages import ensure
 from releases import CHART
 from support import ROOT
+from watching import install
 from zimage_operator import metrics
 
 ALERTS = CHART / "files" / "alerts.yaml"
@@ -92,10 +92,7 @@ def case(alert: str, series: Series, firing: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", autouse=True)
 def promtool() -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        # Debian's package would start a server of its own.
-        patch.setenv("RUNLEVEL", "1")
-        ensure(("prometheus",))
+    install()
 
 
 def judged(folder: Path, tests: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:

@@ -182,3 +182,28 @@ def test_an_exit_code_is_what_the_page_says(
     with pytest.raises(SystemExit) as ended:
         sys.exit(operator.main() if program == "zimage-operator" else worker.main())
     assert ended.value.code == code
+
+
+LOGS = ROOT / "docs" / "reference" / "log-messages.md"
+LOUD = {"warning", "error", "critical", "exception"}
+
+
+def loud_messages() -> set[str]:
+    """The first argument of each such call, with … for what is filled in."""
+    found = set()
+    for path in [*ROOT.glob("operator/zimage_operator/**/*.py"), *ROOT.glob("worker/zimage_worker/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in LOUD
+                and node.args
+            ):
+                found.add(re.sub(r"%[.\d]*[a-z]", "…", str(ast.literal_eval(node.args[0]))))
+    return found
+
+
+def test_every_loud_message_has_its_next_step_and_no_other() -> None:
+    rows = set(re.findall(r"^\| `(.+?)` \| \S", LOGS.read_text(), re.MULTILINE))
+    # What is passed on whole is told beside the tables.
+    assert rows == loud_messages() - {"…"}

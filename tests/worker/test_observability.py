@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import re
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
 
-from cluster.packages import ensure
-from cluster.ports import free_port
 from raw_http import connect, exchange
+from watching import Prometheus, install, job, watching
 from zimage_worker import logs
 from zimage_worker.engines import Made, Memory
 from zimage_worker.engines.thread import EngineThread
@@ -323,53 +320,24 @@ def test_fragmentation_is_the_share_of_held_bytes_that_nothing_uses(worker) -> N
 
 @pytest.fixture(scope="module")
 def prometheus_installed() -> None:
-    # RUNLEVEL: Debian's package would start a server of its own.
-    os.environ["RUNLEVEL"] = "1"
-    ensure(("prometheus",))
-    del os.environ["RUNLEVEL"]
+    install()
 
 
 @pytest.fixture
-def prometheus(worker, tmp_path: Path, prometheus_installed) -> Iterator[str]:
-    """The real server, scraping the worker's management port; its address."""
-    port = free_port()
-    configuration = {
-        "global": {"scrape_interval": "1s"},
-        "scrape_configs": [
-            {"job_name": "worker", "static_configs": [{"targets": [f"127.0.0.1:{worker.management_port}"]}]}
-        ],
-    }
-    # JSON is YAML.
-    (tmp_path / "prometheus.yml").write_text(json.dumps(configuration))
-    command = [
-        "prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]  # fmt: skip
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
+def prometheus(worker, tmp_path: Path, prometheus_installed) -> Iterator[Prometheus]:
+    """The real server, scraping the worker's management port."""
+    with watching(tmp_path, [job("worker", worker.management_port)]) as server:
+        yield server
 
 
-def test_prometheus_scrapes_and_answers(worker, prometheus: str, eventually) -> None:
+def test_prometheus_scrapes_and_answers(worker, prometheus: Prometheus, eventually) -> None:
     worker.generate()
-
-    def ask(query: str) -> list[dict[str, object]]:
-        try:
-            with urlopen(f"{prometheus}/api/v1/query?query={query}", timeout=5) as answer:
-                found: list[dict[str, object]] = json.load(answer)["data"]["result"]
-                return found
-        except OSError:
-            return []
-
+    ask = prometheus.ask
     eventually(lambda: ask("up==1"), 60)
     assert eventually(lambda: ask('zimage_requests_total{outcome="success"}>0'), 60)
-    assert eventually(lambda: ask("histogram_quantile(0.99,sum%20by(le)(zimage_event_loop_lag_seconds_bucket))>=0"), 60)
+    assert eventually(lambda: ask("histogram_quantile(0.99,sum by(le)(zimage_event_loop_lag_seconds_bucket))>=0"), 60)
     (build,) = ask("zimage_build_info")
-    assert build["metric"]["version"]  # type: ignore[index]
+    assert build["metric"]["version"]
 
 
 @pytest.mark.usefixtures("prometheus_installed")
