@@ -120,10 +120,18 @@ async def operate(known: settings.Settings) -> int:
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
-    """Read the ZImageServices of a YAML file; other kinds are left out."""
+    """Read the ZImageServices of a YAML file; other kinds are left out.
+
+    Raises:
+        InvalidSpec: one is of a version that there is not: left out, nobody would hear of it.
+    """
     text = sys.stdin.read() if str(path) == "-" else path.read_text()
-    found = [item for item in yaml.safe_load_all(text) if isinstance(item, dict)]
-    return [item for item in found if item.get("kind") == KIND and item.get("apiVersion") == API_VERSION]
+    every = [item for item in yaml.safe_load_all(text) if isinstance(item, dict)]
+    found = [item for item in every if item.get("kind") == KIND]
+    for version in (item.get("apiVersion") for item in found):
+        if version != API_VERSION:
+            raise InvalidSpec(f"{KIND} of apiVersion {version}: write apiVersion: {API_VERSION}")
+    return found
 
 
 def render(arguments: argparse.Namespace) -> int:

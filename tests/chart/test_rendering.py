@@ -268,6 +268,23 @@ def test_the_crd_stays_and_says_the_same(offline: Helm) -> None:
     assert ours == plain
 
 
+def test_the_values_in_the_example_of_a_git_repository_are_values(offline: Helm) -> None:
+    """docs/gitops/example: the schema takes them, and both tools bound the operator alike."""
+    clusters = ROOT / "docs/gitops/example/clusters"
+    flux = list(yaml.safe_load_all((clusters / "flux/operator.yaml").read_text()))[1]["spec"]
+    argocd = yaml.safe_load((clusters / "argocd/operator.yaml").read_text())["spec"]
+    values = flux["values"]
+    assert values == argocd["source"]["helm"]["valuesObject"]
+    paths = {ROOT / flux["chart"]["spec"]["chart"], ROOT / argocd["source"]["path"]}
+    assert paths == {CHART}
+    (container,) = named(offline.render(values), "Deployment", "zimage-operator")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    hosts = [one["value"] for one in container["env"] if one["name"] == "ZIMAGE_OPERATOR_ALLOWED_HOSTS"]
+    workflow = yaml.safe_load((clusters.parent / ".github/workflows/check.yaml").read_text())
+    assert hosts == [workflow["env"]["ZIMAGE_OPERATOR_ALLOWED_HOSTS"]]
+
+
 def test_a_package_has_all_of_it(offline: Helm, tmp_path: Path) -> None:
     """Packed and read again it renders the same: nothing reaches outside the chart's folder."""
     copy = shutil.copytree(CHART, tmp_path / "chart")

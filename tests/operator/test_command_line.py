@@ -40,6 +40,15 @@ def test_check_names_every_mistake_and_where_it_is() -> None:
     assert "-: spec.replica: there is no such field" in bad.stderr
 
 
+def test_a_resource_of_another_version_is_not_passed_over() -> None:
+    """The API server would refuse it: "0 ZImageServices, no mistakes" would be no help."""
+    manifest = SAMPLE.read_text().replace("zimage.dev/v1alpha1", "zimage.dev/v1")
+    for command in ("check", "render"):
+        answer = run(command, "-", given=manifest)
+        assert (answer.returncode, answer.stdout) == (1, "")
+        assert answer.stderr == "-: ZImageService of apiVersion zimage.dev/v1: write apiVersion: zimage.dev/v1alpha1\n"
+
+
 def test_check_and_render_hold_the_bounds_that_are_set() -> None:
     for command in ("check", "render"):
         told = run(command, SAMPLE, ALLOWED_HOSTS="other=.example.org", ALLOWED_PRIORITY_CLASSES="gpu")

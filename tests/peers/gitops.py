@@ -39,6 +39,8 @@ def town(folder: Path) -> Iterator[Operator]:
         operator.start_and_lead()
         yield operator
         operator.stop_in_order()
+        log = operator.log.read_text()
+        assert "Traceback" not in log, log[-4000:]
 
 
 class Repository:
@@ -133,6 +135,12 @@ def word(item: dict[str, Any]) -> str:
     """What its condition Ready says."""
     found = item.get("status", {}).get("conditions", [])
     return "".join(one["status"] for one in found if one["type"] == "Ready")
+
+
+def serving(cluster: ControlPlane) -> bool:
+    """Whether the service is Ready as it is now: the word about a former spec does not count."""
+    item = service(cluster)
+    return word(item) == "True" and item["status"]["observedGeneration"] == item["metadata"]["generation"]
 
 
 def everything(cluster: ControlPlane) -> dict[str, str]:
