@@ -26,6 +26,7 @@ CONTROL_PLANE = {
     *("ClassNotFound", "DialectUnsupported", "VolumeMissing", "VolumePending", "DeviceClassMissing"),
     *("WaitingForGPU", "Unschedulable", "AdmissionRefused", "ProgressDeadlineExceeded"),
     *("WaitingForModel", "Downloading", "Fetched", "AuthRequired", "DoesNotFit"),
+    "MonitoringUnsupported",
     *("WaitingForGateway", "RefusedByEdge", "ListenerNotHTTPS", "GatewayNotFound"),
     *("OtherPolicyWidens", "ExtraService", "ExtraRoute", "HostNetworkPod", "ForeignPod"),
 }
@@ -39,7 +40,8 @@ NODE = {
 }
 # Caused for real, but in no status that these groups watch; or not at all, and why.
 ELSEWHERE = {
-    # One of today does not even start without the kind (tried: --runtime-config=resource.k8s.io/v1=false).
+    # One of today does not even start without the kind (tried: --runtime-config=resource.k8s.io/v1=false), and the
+    # feature gate DynamicResourceAllocation is locked to true.
     "DeviceClaimsUnsupported": "only a Kubernetes before 1.34 says so: test_translate.py",
     **dict.fromkeys(sorted({*EXITS.values()} - {"AuthRequired"}), "a Job's exit code: test_fetch.py"),
     "DownloadFailed": "a Job that ends without a word: test_model_status.py, and test_fetch.py kills it",
