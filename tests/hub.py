@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -210,3 +211,28 @@ def handler(hub: HubServer, host: str) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
 
     return Answer
+
+
+# What `python hub.py FOLDER` serves beside each other, in a pod of a test's.
+OTHER = "fedcba9876543210fedcba9876543210fedcba98"
+PORTS = {"good": 8080, "slow": 8081, "private": 8082, "wrong": 8083}
+# Longer than any test looks at it.
+SLOW_SECONDS = 3600
+
+
+def main(folder: Path) -> None:
+    """Serve one folder as four hubs, each with its own fault, until killed."""
+    hubs = {name: HubServer(folder, ("", port)) for name, port in PORTS.items()}
+    weights = [path for path in hubs["good"].paths() if LFS.match(path)]
+    for hub in hubs.values():
+        hub.revisions = {REVISION, OTHER}
+        hub.faults.weights_on_cdn = False
+    hubs["slow"].faults.bytes_per_second = sum((folder / path).stat().st_size for path in weights) / SLOW_SECONDS
+    hubs["private"].faults.private = True
+    hubs["wrong"].faults.wrong = set(weights)
+    print("serving", flush=True)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -2,7 +2,7 @@
 
 What the code can say is read off the code, so a new reason without a line here fails (test_reasons.py).
 That the tests of a group have really caused theirs is judged by what was seen at its end: in
-test_whole_run.py, at the end of test_proof.py, and at the end of test_demo.py.
+test_whole_run.py, and at the ends of test_proof.py, test_demo.py and test_models.py.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ CONTROL_PLANE = {
     *("ClassNotFound", "DialectUnsupported", "VolumeMissing", "VolumePending", "DeviceClassMissing"),
     *("WaitingForGPU", "Unschedulable", "AdmissionRefused", "ProgressDeadlineExceeded"),
     *("WaitingForModel", "Downloading", "Fetched", "AuthRequired", "DoesNotFit"),
+    "MonitoringUnsupported",
     *("WaitingForGateway", "RefusedByEdge", "ListenerNotHTTPS", "GatewayNotFound"),
     *("OtherPolicyWidens", "ExtraService", "ExtraRoute", "HostNetworkPod", "ForeignPod"),
 }
@@ -37,11 +38,14 @@ NODE = {
     *("ContainerConfigError", "ModelMissing", "ModelLoadFailed"),
     *("CertificateMissing", "CertificateMalformed", "CertificateExpired", "HostMismatch"),
 }
+# The same, by a real Job's pod and a hub that speaks its protocol badly: tests/demo/test_models.py.
+HUB = {"RepoNotFound", "RevisionNotFound", "ChecksumMismatch", "NoSpace"}
 # Caused for real, but in no status that these groups watch; or not at all, and why.
 ELSEWHERE = {
-    # One of today does not even start without the kind (tried: --runtime-config=resource.k8s.io/v1=false).
+    # One of today does not even start without the kind (tried: --runtime-config=resource.k8s.io/v1=false), and the
+    # feature gate DynamicResourceAllocation is locked to true.
     "DeviceClaimsUnsupported": "only a Kubernetes before 1.34 says so: test_translate.py",
-    **dict.fromkeys(sorted({*EXITS.values()} - {"AuthRequired"}), "a Job's exit code: test_fetch.py"),
+    **dict.fromkeys(sorted({*EXITS.values()} - {"AuthRequired"} - HUB), "a Job's exit code: test_fetch.py"),
     "DownloadFailed": "a Job that ends without a word: test_model_status.py, and test_fetch.py kills it",
     "Verifying": "asked of a Job that runs, which needs a node: test_model_status.py",
     "Issuing": "cert-manager's controller is not run here: test_status.py",
@@ -50,7 +54,7 @@ ELSEWHERE = {
     "EngineDied": "the worker ends in the same moment: its process is asked in tests/worker",
     "EngineStalled": "the same, and only a GPU hangs",
 }
-LISTED = CONTROL_PLANE | WALLS | NODE | ELSEWHERE.keys()
+LISTED = CONTROL_PLANE | WALLS | NODE | HUB | ELSEWHERE.keys()
 
 # Where a reason stands in what is called: true(kind, reason, message), Problem(reason, message), …
 PLACES = {"Entrance": 1, "true": 1, "false": 1, "unknown": 1, "Judgement": 2, "Problem": 0, "ModelProblem": 0}

@@ -17,6 +17,7 @@ from . import __version__, bounds, folder, logs, metrics, settings
 from .bounds import Bounds
 from .children import children
 from .children.configmap import settings as worker_settings
+from .children.podmonitor import pod_monitor
 from .crd import definition
 from .edge import dialect, standalone
 from .errors import BadSettings, ForeignFiles, InvalidSpec
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--controller", default="", help="controller of the IngressClass or GatewayClass; Traefik's if not given"
     )
+    command.add_argument("--pod-monitors", action="store_true", help="for a cluster that knows PodMonitors")
     command.add_argument("--target", choices=("cluster", standalone.NAME), default="cluster", help="where it will run")
     command.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder for the files of --target standalone")
     address = "standalone, two hosts: where the {} (default: one host)"
@@ -138,14 +140,21 @@ def render(arguments: argparse.Namespace) -> int:
     """Print the children of every ZImageService in a file, or write the files of one for plain hosts."""
     try:
         known = settings.read(os.environ)
-        environment = Environment(known.worker_image, known.namespace, bounds=offline(known))
+        environment = Environment(
+            known.worker_image,
+            known.namespace,
+            pod_monitors=known.pod_monitors,
+            pod_monitor_labels=known.pod_monitor_labels,
+            bounds=offline(known),
+        )
         bodies = documents(arguments.manifest)
         if arguments.target == standalone.NAME:
             return render_standalone(bodies, arguments, environment)
         items: list[Manifest] = []
         for body in bodies:
+            made = rendered(body, arguments.controller, environment, pod_monitors=arguments.pod_monitors)
             # With the digest that the operator adds: what is printed is what it sends, to the byte.
-            items += map(stamped, rendered(body, arguments.controller, environment))
+            items += map(stamped, made)
     except BadSettings as error:
         print(*error.problems, sep="\n", file=sys.stderr)
         return USAGE
@@ -213,8 +222,12 @@ def unseen(body: dict[str, Any]) -> ZImageService:
 DEFAULTS = Environment(settings.RELEASED_WORKER, settings.DEFAULT_NAMESPACE, bounds=Bounds(jwks_url=True))
 
 
-def rendered(body: dict[str, Any], controller: str = "", environment: Environment = DEFAULTS) -> list[Manifest]:
+def rendered(
+    body: dict[str, Any], controller: str = "", environment: Environment = DEFAULTS, *, pod_monitors: bool = False
+) -> list[Manifest]:
     """Give what one resource becomes, in order, behind an edge of `controller`, by default Traefik.
+
+    `pod_monitors`: the cluster knows the kind.
 
     Raises:
         InvalidSpec: one line per mistake.
@@ -224,7 +237,8 @@ def rendered(body: dict[str, Any], controller: str = "", environment: Environmen
     edge = dialect(service, controller or (GATEWAY_CONTROLLER if service.spec.gateway else CONTROLLER))
     helpers = edge.helpers(service) if edge else []
     routes = edge.routes(service) if edge and not service.spec.suspend else []
-    return [*children(service, environment), *helpers, *routes]
+    watching = pod_monitor(service, environment, served=pod_monitors)
+    return [*children(service, environment), *helpers, *watching, *routes]
 
 
 def check(arguments: argparse.Namespace) -> int:

@@ -56,6 +56,8 @@ class Cache:
         self.by_key: dict[Key, set[Ref]] = {}
         self.entrances = Entrances()
         self.namespaces = Namespaces()
+        # The optional kinds that the cluster knows now.
+        self.served: set[str] = set()
         self.neighbourhood = Neighbourhood()
         # Digest of the intent that this process applied last: unlike the annotation it cannot be forged.
         self.applied: dict[Ref, str] = {}

@@ -25,6 +25,7 @@ from .errors import (
     ClaimsMissing,
     Conflict,
     KindMissing,
+    MonitoringMissing,
     NamespaceTerminating,
     NotOwned,
     Refused,
@@ -479,6 +480,10 @@ class Cluster:
             fetching=self.fetching(service, choice, fetches),
         )
 
+    def serves(self, kind: str) -> bool:
+        """Whether the cluster knows an optional kind."""
+        return kind in self.cache.served
+
     def clients(self, service: ZImageService) -> tuple[str, ...] | None:
         """Name the namespaces that are let in now; None where labels decide and nobody can look."""
         labels = service.spec.network.allowed_namespace_labels
@@ -571,6 +576,8 @@ def translate(error: Denied, target: Ref) -> Exception:
             advice = "gpu.deviceClassName needs Kubernetes 1.34 or newer, write gpu.resourceName instead"
             return ClaimsMissing(target.kind, target.name, f"{text}: {advice}")
         advice = f"install it: {INSTALL[group]}"
+        if target.kind == "PodMonitor":
+            return MonitoringMissing(target.kind, target.name, f"{text}: {advice}, or remove monitoring.podMonitor")
         if target.kind == "Certificate":
             return CertManagerMissing(target.kind, target.name, f"{text}: {advice}, or write ingress.tls.secretName")
         return KindMissing(target.kind, target.name, f"{text}: {advice}")

@@ -63,6 +63,8 @@ class Controller:
             settings.worker_image,
             settings.namespace,
             update_policy=settings.update_policy,
+            pod_monitors=settings.pod_monitors,
+            pod_monitor_labels=settings.pod_monitor_labels,
             bounds=settings.bounds,
         )
         self.pace = Pace(STATUS_BURST, STATUS_SECONDS)

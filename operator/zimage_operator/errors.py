@@ -9,6 +9,7 @@ OperatorError
 │   ├── Rejected          the API server or an admission plugin said no
 │   ├── Altered           the API server stored something else than what we sent
 │   ├── KindMissing       the API server does not know the kind (a CRD is not installed)
+│   │   ├── MonitoringMissing
 │   │   ├── ClaimsMissing its Kubernetes is too old for claims of devices
 │   │   └── CertManagerMissing
 │   └── Issuing           generated credentials wait until the old ones are cleared away
@@ -84,6 +85,12 @@ class ClaimsMissing(KindMissing):
     """resource.k8s.io/v1 is not served: Kubernetes before 1.34."""
 
     reason = "DeviceClaimsUnsupported"
+
+
+class MonitoringMissing(KindMissing):
+    """monitoring.coreos.com/v1 is not served."""
+
+    reason = "MonitoringUnsupported"
 
 
 class CertManagerMissing(KindMissing):

@@ -79,6 +79,7 @@ CHILDREN = (
     audited("Service", "", "v1", "services"),
     child("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets"),
     child("HorizontalPodAutoscaler", "autoscaling", "v2", "horizontalpodautoscalers"),
+    child("PodMonitor", "monitoring.coreos.com", "v1", "podmonitors", optional=True),
     child("Certificate", "cert-manager.io", "v1", "certificates", optional=True),
     child("TLSOption", "traefik.io", "v1alpha1", "tlsoptions", optional=True),
     child("Middleware", "traefik.io", "v1alpha1", "middlewares", optional=True),
@@ -117,6 +118,8 @@ INSTALL = {
     "v1.6.1/standard-install.yaml",
     "gateway.envoyproxy.io": "helm install eg oci://docker.io/envoyproxy/gateway-helm --version v1.9.0 "
     "-n envoy-gateway-system --create-namespace",
+    "monitoring.coreos.com": "kubectl apply --server-side -f https://github.com/prometheus-operator/"
+    "prometheus-operator/releases/download/v0.85.0/bundle.yaml",
     "cert-manager.io": "kubectl apply -f https://github.com/cert-manager/cert-manager/releases/download/v1.21.1/"
     "cert-manager.yaml",
 }

@@ -30,6 +30,10 @@ class Environment:
     former_worker_images: tuple[str, ...] = ()
     # OnSpecChange: a newer template waits for a change of the spec; Auto: it rolls at once.
     update_policy: str = "OnSpecChange"
+    # Whether services that do not say so get a PodMonitor where the cluster knows the kind, and what each carries:
+    # many a Prometheus looks at those of its own label only.
+    pod_monitors: bool = True
+    pod_monitor_labels: tuple[tuple[str, str], ...] = ()
     # What authors of resources may ask for.
     bounds: Bounds = field(default_factory=Bounds)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from . import bounds
 from .children import children
+from .children.podmonitor import pod_monitor
 from .children.template import in_force
 from .cluster import Cluster
 from .credentials import Issuer
@@ -84,6 +85,9 @@ async def reconcile(
     # Before any pod: a Secret of that name which is not ours must not let its users in.
     allowed, lacking = await issuer.issue(service, startable(service, desired, choice), now)
     refused = (*lacking, *await cluster.apply(service, [*allowed, *protection]))
+    # Apart: that nobody watches a service is no reason to hold it back.
+    watching = pod_monitor(service, environment, served=cluster.serves("PodMonitor"))
+    unwatched = await cluster.apply(service, watching)
 
     clients = cluster.clients(service)
     facts: dict[str, Any] = {
@@ -97,7 +101,7 @@ async def reconcile(
         "choice": choice,
         "fetches": probing.fetches,
     }
-    observed = cluster.observe(service, refused, probing.reports, **facts)
+    observed = cluster.observe(service, (*refused, *unwatched), probing.reports, **facts)
     # The route is last: applied only when everything that protects it stands, and taken away
     # only when that is known to have gone.
     suspended = service.spec.suspend
@@ -106,12 +110,13 @@ async def reconcile(
         refused = await cluster.apply(service, routes)
     if edge or suspended or not service.spec.routed:
         kept = [] if unprotected(service, observed) else routes
-        await cluster.prune(service, keep=[*desired, *protection, *kept])
+        await cluster.prune(service, keep=[*desired, *watching, *protection, *kept])
     else:
         # A class that cannot be seen is no reason to take a route away; that it is to be another kind of route is.
         await cluster.prune(service, keep=[], only=PUBLISHING_KINDS - {route(service).kind})
 
     # Read back after writing: the status never claims more than was seen.
+    refused = (*refused, *unwatched)
     observed = cluster.observe(service, refused, probing.reports, **facts)
     return Outcome(status(service, observed, previous, now), service, refused, observed)
 

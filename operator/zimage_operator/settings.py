@@ -48,6 +48,9 @@ class Settings:
     update_policy: str
     # What authors of resources may ask for.
     bounds: Bounds
+    # Whether services get PodMonitors unasked, and the labels of all PodMonitors.
+    pod_monitors: bool
+    pod_monitor_labels: tuple[tuple[str, str], ...]
     # IngressClasses by name with their controllers, for an operator that may not look them up.
     ingress_classes: Mapping[str, str]
     # Seconds between two looks at the same pod; 0: no probes at all.
@@ -98,6 +101,10 @@ def read(environment: Mapping[str, str]) -> Settings:
             "UPDATE_POLICY", "OnSpecChange", one_of(*POLICIES), f"write one of {', '.join(POLICIES)}"
         ),
         bounds=upper_bounds(reader),
+        pod_monitors=reader.get("POD_MONITORS", "true", boolean, "write true or false"),
+        pod_monitor_labels=reader.get(
+            "POD_MONITOR_LABELS", "", label_pairs, "write LABEL=VALUE, with commas between: release=prometheus"
+        ),
         ingress_classes=reader.get(
             "INGRESS_CLASSES",
             "",

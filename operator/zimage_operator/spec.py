@@ -706,6 +706,16 @@ class Network(Part):
         return () if self.allowed_namespace_labels else self.allowed_namespaces
 
 
+class Monitoring(Part):
+    """How the workers' metrics get into a Prometheus that the Prometheus operator runs."""
+
+    pod_monitor: bool | None = Field(
+        None,
+        description="Whether there is a PodMonitor. Unset: where the cluster knows PodMonitors, unless the operator's "
+        "settings say no (ZIMAGE_OPERATOR_POD_MONITORS).",
+    )
+
+
 class Basic(Part):
     """HTTP Basic authentication: a htpasswd file of yours, or one user whose password the operator makes up."""
 
@@ -1138,6 +1148,7 @@ class Spec(Part):
     rollout: Rollout = Field(Rollout())
     generation: Generation = Field(Generation())
     network: Network = Field(Network())
+    monitoring: Monitoring = Field(Monitoring())
     auth: Auth | None = Field(None, description="Who may use the service.")
     ingress: Ingress | None = Field(None, description="How the service is published; unset: inside the cluster only.")
     gateway: Gateway | None = Field(None, description="How the service is published, in place of ingress.")

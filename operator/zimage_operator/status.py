@@ -30,6 +30,8 @@ WORKLOAD_KINDS = frozenset(
         *("PodDisruptionBudget", "HorizontalPodAutoscaler"),
     }
 )
+# What tells others of the workers; nothing waits for it.
+MONITORING_KINDS = frozenset({"PodMonitor"})
 # What stands between strangers and the workers.
 HELPER_KINDS = frozenset({"TLSOption", "Middleware", "Policy", "SecurityPolicy", "BackendTrafficPolicy"})
 PROTECTION_KINDS = HELPER_KINDS | {"NetworkPolicy", "Secret"}
@@ -362,8 +364,8 @@ def withheld(service: ZImageService, observed: Observed, now: datetime) -> Judge
         return false(kind, entrance.reason, entrance.message)
     if rival:
         return false(kind, rival.reason, rival.message)
-    if observed.refused:
-        first = observed.refused[0]
+    first = next((item for item in observed.refused if item.kind not in MONITORING_KINDS), None)
+    if first:
         return false(kind, first.reason, first.message)
     enforced = network_policy_enforced(service, observed)
     exists = route(service) in observed.existing
@@ -435,6 +437,19 @@ def route(service: ZImageService) -> Ref:
     return Ref("HTTPRoute" if service.spec.gateway else "Ingress", service.namespace, service.name)
 
 
+def monitoring_ready(service: ZImageService, observed: Observed) -> Judgement | None:
+    """Whether a PodMonitor stands; absent where none is wanted."""
+    kind = "MonitoringReady"
+    refused = refusal(kind, observed, MONITORING_KINDS)
+    if refused:
+        return refused
+    if Ref("PodMonitor", service.namespace, service.name) not in observed.existing:
+        return None
+    names = ", ".join(service.spec.network.metrics_namespaces) or "no namespace (write network.metricsNamespaces)"
+    text = f"a Prometheus that selects PodMonitor {service.name} scrapes port {MANAGEMENT_PORT}"
+    return true(kind, "Applied", f"{text}; the policy lets it in from {names}")
+
+
 # What can be true or false without a single worker.
 STANDING = frozenset({"NetworkPolicyReady", "ModelReady", "WorkloadReady", "IngressReady", "Suspended"})
 
@@ -447,7 +462,7 @@ def gates(service: ZImageService, judgements: list[Judgement]) -> list[Judgement
         judgements = [item for item in judgements if item.status != "Unknown" or item.type in STANDING]
     if service.spec.network.enforcement == "Required":
         harmless = {"Waived"}
-    optional = {"ExposureAsDeclared", "TemplateUpdateAvailable"}
+    optional = {"ExposureAsDeclared", "TemplateUpdateAvailable", "MonitoringReady"}
     optional |= {"NetworkPolicyEnforced"} if service.spec.network.enforcement == "Report" else set()
     return [
         item
@@ -485,6 +500,7 @@ def status(service: ZImageService, observed: Observed, previous: Mapping[str, An
             auth_configured(service, observed, now),
             certificate_ready(service, observed, now),
             ingress_ready(service, observed, now),
+            monitoring_ready(service, observed),
             template_update_available(service, observed),
         ]
     judgements = [item for item in parts if item]

@@ -80,6 +80,16 @@ class Streams:
         for key in gone:
             self.queue.add(key)
         self.first[kind.name, place].set()
+        if kind.optional:
+            self.known(kind, now=True)
+
+    def known(self, kind: Kind, *, now: bool) -> None:
+        """An optional kind has come into the API, or has gone: what is made where it is known has to be looked at."""
+        if now == (kind.name in self.cache.served):
+            return
+        (self.cache.served.add if now else self.cache.served.discard)(kind.name)
+        for key in self.cache.services:
+            self.queue.add(key, live=False)
 
     def ended(self, kind: Kind, place: str) -> None:
         """A stream has ended: in order if its kind was taken out of the API, or if this process ends too."""
@@ -87,6 +97,11 @@ class Streams:
             task = asyncio.create_task(self.judge(kind, place))
             self.judging.add(task)
             task.add_done_callback(self.judging.discard)
+
+    def missed(self, kind: Kind) -> None:
+        """A stream was told that there is no such kind; it will ask again."""
+        if kind.optional:
+            self.known(kind, now=False)
 
     async def judge(self, kind: Kind, place: str) -> None:
         """Say that a stream is dead, unless nothing is there any more that it could watch."""
@@ -97,6 +112,8 @@ class Streams:
         name = stream(kind, place)
         if served:
             log.error("the watch of %s has ended", name)
+        else:
+            self.known(kind, now=False)
         (self.health.stream_ended if served else self.health.stream_gone)(name)
 
     def heard(self, kind: Kind, place: str) -> None:

@@ -17,13 +17,19 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import kopf
-from kopf._cogs.clients import watching
+from kopf._cogs.clients import errors, watching
 
 from .controller import Controller
 from .settings import Settings
 from .streams import Streams
 
 log = logging.getLogger(__name__)
+
+# Before a kind that is said to be there and is not is asked for again.
+UNSERVED_SECONDS = 2.0
+
+# How long after a change of a CRD the list of APIs is read again.
+ECHO_SECONDS = (1.0, 5.0, 30.0)
 
 Stream = Callable[..., AsyncIterator[Any]]
 
@@ -44,21 +50,60 @@ def tapped(stream: Stream, streams: Streams) -> Stream:
         events = stream(resource=resource, namespace=namespace, **more)
         if kind is None:
             # kopf's own: which CRDs there are.
-            async for event in events:
+            async for event in echoed(events, {kind.group for kind in streams.kinds}):
                 yield event
             return
         place = namespace or ""
         try:
-            async for event in events:
-                if event is watching.Bookmark.LISTED:
-                    streams.listed(kind, place)
-                    yield event
-                else:
-                    take(streams, kind, place, event)
+            while True:
+                try:
+                    async for event in events:
+                        if event is watching.Bookmark.LISTED:
+                            streams.listed(kind, place)
+                            yield event
+                        else:
+                            take(streams, kind, place, event)
+                except errors.APINotFoundError:
+                    # kopf would end with it, and the process with kopf. But the list of APIs names a kind some moments
+                    # before it is served, and after it was: kopf ends this stream itself once the list has changed.
+                    streams.missed(kind)
+                await asyncio.sleep(UNSERVED_SECONDS)
+                events = stream(resource=resource, namespace=namespace, **more)
         finally:
             streams.ended(kind, place)
 
     return infinite_watch
+
+
+async def echoed(events: AsyncIterator[Any], groups: set[str]) -> AsyncIterator[Any]:
+    """Give the changes of CRDs, and those of our groups some more times, later.
+
+    kopf reads the list of APIs once for each change. That list follows the CRDs by moments, seconds on a busy
+    server: a kind that was read too early would have no stream until the next start.
+    """
+    loop, queue = asyncio.get_running_loop(), asyncio.Queue[Any]()
+
+    async def pump() -> None:
+        async for event in events:
+            queue.put_nowait(event)
+            if event is not watching.Bookmark.LISTED and event["type"] and group_of(event) in groups:
+                for seconds in ECHO_SECONDS:
+                    loop.call_later(seconds, queue.put_nowait, event)
+
+    pumping = asyncio.create_task(pump())
+    # Wakes the reader where the stream ends, by an error of its own or by none.
+    pumping.add_done_callback(lambda _: queue.put_nowait(None))
+    try:
+        while (event := await queue.get()) is not None:
+            yield event
+        await pumping
+    finally:
+        pumping.cancel()
+
+
+def group_of(event: Any) -> str:
+    """Give the API group that an event of a CRD is about; empty for a bookmark."""
+    return str((event["object"].get("spec") or {}).get("group", ""))
 
 
 def take(streams: Streams, kind: Any, place: str, event: Any) -> None:

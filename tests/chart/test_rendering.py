@@ -138,6 +138,8 @@ def test_settings_and_values_are_one_to_one(offline: Helm) -> None:
         "allowedPriorityClasses": ["low"],
         "allowJwksUrl": True,
         "updatePolicy": "Auto",
+        "podMonitors": False,
+        "podMonitorLabels": {"release": "prometheus"},
         "ingressClasses": {"one": "example.org/one", "two": "example.org/two"},
         "probeIntervalSeconds": 86400,
         "edgeProbe": "traefik.dmz.svc:8443",
@@ -163,6 +165,8 @@ def test_settings_and_values_are_one_to_one(offline: Helm) -> None:
             models=("persistentVolumeClaim:z-*",),
             priority_classes=("low",),
         ),
+        pod_monitors=False,
+        pod_monitor_labels=(("release", "prometheus"),),
         ingress_classes={"one": "example.org/one", "two": "example.org/two"},
         probe_interval_seconds=86400,
         edge=settings.Edge(True, "traefik.dmz.svc", 8443),
@@ -171,6 +175,14 @@ def test_settings_and_values_are_one_to_one(offline: Helm) -> None:
         log_level="warning",
         log_format="text",
     )
+
+
+def test_where_the_chart_has_workers_scraped_the_operator_adds_nothing_unasked(offline: Helm) -> None:
+    """Scraped by two PodMonitors, every worker would count twice."""
+    assert read(offline.render()).pod_monitors
+    items = offline.render({"monitoring": {"podMonitors": True}})
+    assert named(items, "PodMonitor", "zimage-workers")
+    assert not read(items).pod_monitors
 
 
 BY_DIGEST = f"r.example.org/w@sha256:{'b' * 64}"

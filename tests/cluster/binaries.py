@@ -352,7 +352,7 @@ def gitops_crds() -> list[Path]:
 
 
 def monitoring_crds() -> list[Path]:
-    """The Prometheus operator's CRDs of what our chart makes."""
+    """The Prometheus operator's CRDs of what our chart and operator make; the PodMonitor's is the first."""
     kinds = ("podmonitors", "prometheusrules")
     return [from_module(MONITORING_MODULE, kind, (MONITORING_CRDS.format(kind),)) for kind in kinds]
 

@@ -28,6 +28,12 @@ def installed(control_plane: ControlPlane) -> ControlPlane:
 
 
 @pytest.fixture(scope="session")
+def pod_monitors(installed: ControlPlane) -> None:
+    """The cluster knows PodMonitors from now on: it does not from the start (test_absent_kinds.py)."""
+    installed.kubectl("apply", "--server-side", "-f", binaries.monitoring_crds()[0])
+
+
+@pytest.fixture(scope="session")
 def statuses(installed: ControlPlane) -> Recorder:
     """Every version of every resource since the operator began: test_whole_run.py judges them all."""
     return Recorder(installed, "/apis/zimage.dev/v1alpha1/zimageservices")

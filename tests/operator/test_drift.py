@@ -47,12 +47,14 @@ CHILDREN = (
     ("Middleware", "studio-rate-limit"),
     ("Middleware", "studio-auth"),
     ("Middleware", "studio-headers"),
+    ("PodMonitor", "studio"),
     ("Ingress", "studio"),
 )
 IDS = [f"{kind}-{name}" for kind, name in CHILDREN]
 EVERYTHING = {
     "gpu": {"deviceClassName": DRIVER},
     "autoscaling": {"maxReplicas": 2},
+    "monitoring": {"podMonitor": True},
     "ingress": {
         "host": "drift.example.org",
         "className": "traefik",
@@ -117,12 +119,13 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage(operator: Operator) -> Iterator[Stage]:
+def stage(operator: Operator, pod_monitors: None) -> Iterator[Stage]:
     cluster = operator.cluster
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": PLACE}}, DEVICE_CLASS, DEVICES)
     claim(cluster, PLACE)
     cluster.apply(smallest(namespace=PLACE, **EVERYTHING))
     wait_for(cluster, PLACE, "Ready")
+    wait_for(cluster, PLACE, "Applied", "MonitoringReady")
     yield Stage(operator)
     # The one device goes back before anybody else asks for it.
     cluster.kubectl("-n", PLACE, "delete", "zis", "studio")
@@ -134,6 +137,7 @@ def stage(operator: Operator) -> Iterator[Stage]:
 def settled(stage: Stage) -> Stage:
     """Nothing left over from the test before."""
     wait_for(stage.cluster, PLACE, "Ready")
+    wait_for(stage.cluster, PLACE, "Applied", "MonitoringReady")
     return stage
 
 

@@ -44,7 +44,9 @@ def documents() -> list[dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def roles(installed: ControlPlane, operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+def roles(
+    installed: ControlPlane, operator: Operator, pod_monitors: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Operator]:
     """This operator in place of the cluster-wide one, which would do the same work."""
     spaces = ({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in PLACES)
     installed.apply(*spaces, *(item for item in documents() if item["kind"] != "Deployment"))
@@ -84,6 +86,11 @@ def test_a_service_is_published_and_taken_back(roles: Operator, place: str) -> N
     made = "policies.k8s.nginx.org,certificates.cert-manager.io"
     eventually(lambda: len(cluster.kubectl("-n", place, "get", made, "-o", "name").split()) == 2, "both are made")
     lose_labels(cluster, place, made, 2)
+    # Known from the start of this operator, and so made unasked.
+    wait_for(cluster, place, "Applied", "MonitoringReady")
+    lose_labels(cluster, place, "podmonitors", 1)
+    cluster.apply(smallest(namespace=place, ingress=f5, monitoring={"podMonitor": False}, **generated, **processor))
+    eventually(lambda: not exists(cluster, place, "podmonitors"), "the PodMonitor is gone")
     # Without a worker nobody needs the devices, but the claim for them stands.
     cluster.apply(smallest(namespace=place, suspend=True, gpu={"deviceClassName": DRIVER}))
     wait_for(cluster, place, "Suspended")

@@ -80,6 +80,16 @@ def test_devices_by_claim_and_an_autoscaler_are_made_and_go(operator: Operator, 
     eventually(lambda: not cluster.get(kinds, "-n", namespace)["items"], "both are gone")
 
 
+def test_a_pod_monitor_is_made_found_by_name_and_goes(operator: Operator, namespace: str, pod_monitors: None) -> None:
+    """All about it is in test_absent_kinds.py and test_drift.py; here for the rights as well."""
+    cluster, asked = operator.cluster, {"gpu": {"count": 0}, "monitoring": {"podMonitor": True}}
+    cluster.apply(smallest(namespace=namespace, **asked))
+    wait_for(cluster, namespace, "Applied", "MonitoringReady")
+    lose_labels(cluster, namespace, "podmonitors", 1)
+    cluster.apply(smallest(namespace=namespace, **{**asked, "monitoring": {"podMonitor": False}}))
+    eventually(lambda: not exists(cluster, namespace, "podmonitors"), "it is gone")
+
+
 def test_a_model_is_fetched_by_a_job_and_another_by_another(operator: Operator, namespace: str) -> None:
     """All about it is in test_models.py; here so that this file alone uses every right."""
     cluster = operator.cluster

@@ -29,7 +29,7 @@ def render(text: str) -> str:
     return answer.stdout
 
 
-def test_what_is_rendered_is_accepted(installed: ControlPlane) -> None:
+def test_what_is_rendered_is_accepted(installed: ControlPlane, pod_monitors: None) -> None:
     """Every golden resource at once, by the client-side apply that people pipe it into."""
     installed.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team-a"}})
     resources = [path.read_text() for path in sorted(GOLDEN.glob("*/resource.yaml"))]
@@ -38,9 +38,9 @@ def test_what_is_rendered_is_accepted(installed: ControlPlane) -> None:
     assert len(printed.splitlines()) == len(list(yaml.safe_load_all(rendered))) > 10 * len(resources) / 2
 
 
-def test_the_operator_sends_what_render_prints(operator: Operator, namespace: str) -> None:
-    cluster = operator.cluster
-    serve(cluster, namespace, gpu={"count": 0}, autoscaling={"maxReplicas": 3})
+def test_the_operator_sends_what_render_prints(operator: Operator, namespace: str, pod_monitors: None) -> None:
+    cluster, more = operator.cluster, {"autoscaling": {"maxReplicas": 3}, "monitoring": {"podMonitor": True}}
+    serve(cluster, namespace, gpu={"count": 0}, **more)
     printed = list(yaml.safe_load_all(render(cluster.kubectl("-n", namespace, "get", "zis", "studio", "-o", "yaml"))))
     sent = [
         entry["requestObject"]

@@ -35,6 +35,7 @@ REQUIRED = parse(smallest(namespace="team-a", network={"enforcement": "Required"
 ENTRANCE = Entrance("traefik.io/ingress-controller", dialect="traefik")
 NAMES = ("NetworkPolicy", "Deployment", "Ingress")
 ALL = frozenset(Ref(kind, "team-a", "studio") for kind in NAMES)
+INGRESS = Ref("Ingress", "team-a", "studio")
 POD = PodFacts("team-a", "studio-x", "u", "studio", "r", "192.0.2.1", "Running", True, False, "", "", "", "", None)
 LOADED = Posture("Basic", 2, (), True, (), NOW + timedelta(days=30), ("img.example.org",), True, (), "ready")
 
@@ -104,6 +105,17 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_each_fact_has_its_reason(case: str) -> None:
     facts, kind, reason = CASES[case]
     assert found(observed(**facts))[kind]["reason"] == reason
+
+
+def test_nobody_waits_for_who_watches_a_service() -> None:
+    """Neither its route nor Ready; a new route is applied all the same."""
+    facts = observed(refused=(NotOwned("PodMonitor", "studio", "taken"),), existing=ALL - {INGRESS})
+    assert withheld(SERVICE, facts, NOW) is None
+    conditions = found(observed(refused=facts.refused))
+    assert (conditions["MonitoringReady"]["status"], conditions["Ready"]["status"]) == ("False", "True")
+    watched = found(observed(existing=ALL | {Ref("PodMonitor", "team-a", "studio")}))["MonitoringReady"]
+    assert (watched["status"], watched["message"][-18:]) == ("True", "in from monitoring")
+    assert "MonitoringReady" not in found(observed())
 
 
 JWT = {"issuer": "https://login.example.org", "audiences": ["zimage"], "jwks": {"configMapName": "studio-jwks"}}

@@ -6,7 +6,7 @@ import pytest
 
 from zimage_operator.api import Denied
 from zimage_operator.cluster import translate
-from zimage_operator.errors import ClaimsMissing, Conflict, KindMissing, Rejected
+from zimage_operator.errors import ClaimsMissing, Conflict, KindMissing, MonitoringMissing, Rejected
 from zimage_operator.manifest import Ref
 
 TARGET = Ref("Deployment", "team-a", "druid")
@@ -28,6 +28,7 @@ def test_only_the_uid_itself_makes_a_conflict(message: str, meaning: type[Except
     ("kind", "meaning", "reason", "advice"),
     [
         ("ResourceClaimTemplate", ClaimsMissing, "DeviceClaimsUnsupported", "write gpu.resourceName instead"),
+        ("PodMonitor", MonitoringMissing, "MonitoringUnsupported", "or remove monitoring.podMonitor"),
         ("Middleware", KindMissing, "DialectUnsupported", "install it: kubectl apply --server-side -f https://"),
     ],
 )

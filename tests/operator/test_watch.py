@@ -1,0 +1,87 @@
+"""What is added to kopf's streams: a kind that is not served yet ends none of them, and a CRD is looked at again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from kopf._cogs.clients import errors, watching
+
+from zimage_operator import watch
+from zimage_operator.kinds import BY_NAME, Kind
+
+MONITORS = BY_NAME["PodMonitor"]
+CRD = {"type": "MODIFIED", "object": {"spec": {"group": "monitoring.coreos.com"}}}
+OTHER = {"type": "MODIFIED", "object": {"spec": {"group": "example.org"}}}
+FIRST = {"type": None, "object": {"spec": {"group": "monitoring.coreos.com"}}}
+
+
+class Heard:
+    """In place of Streams: what it is told."""
+
+    kinds = (MONITORS,)
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def listed(self, kind: Kind, place: str) -> None:
+        self.told.append(f"listed {kind.name}")
+
+    def missed(self, kind: Kind) -> None:
+        self.told.append(f"missed {kind.name}")
+
+    def ended(self, kind: Kind, place: str) -> None:
+        self.told.append(f"ended {kind.name}")
+
+
+async def stream(*events: Any) -> AsyncIterator[Any]:
+    """The events, or an error among them; then silence, as in a real one."""
+    for event in events:
+        if isinstance(event, Exception):
+            raise event
+        yield event
+    await asyncio.Event().wait()
+
+
+def test_a_kind_that_is_listed_before_it_is_served_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen on a busy API server: the 404 ended the orchestrator of kopf, and with it the process."""
+    monkeypatch.setattr(watch, "UNSERVED_SECONDS", 0.0)
+    missing = errors.APINotFoundError("404 page not found", status=404, headers={})
+    tries = iter([(missing,), (missing,), (watching.Bookmark.LISTED,)])
+    heard = Heard()
+    tapped = watch.tapped(lambda **_: stream(*next(tries)), heard)  # type: ignore[arg-type]
+
+    async def first() -> Any:
+        events = tapped(resource=MONITORS, namespace=None)
+        event = await anext(events)
+        await events.aclose()  # type: ignore[attr-defined]
+        return event
+
+    assert asyncio.run(first()) is watching.Bookmark.LISTED
+    assert heard.told == ["missed PodMonitor", "missed PodMonitor", "listed PodMonitor", "ended PodMonitor"]
+
+
+def test_a_change_of_a_crd_of_ours_comes_again_later_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of APIs follows the CRDs by moments: kopf reads it once for each event."""
+    monkeypatch.setattr(watch, "ECHO_SECONDS", (0.01, 0.02))
+    events = (FIRST, watching.Bookmark.LISTED, OTHER, CRD)
+
+    async def taken() -> list[Any]:
+        echoed = watch.echoed(stream(*events), {MONITORS.group})
+        found = [await anext(echoed) for _ in range(6)]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(echoed), 0.1)
+        return found
+
+    assert asyncio.run(taken()) == [*events, CRD, CRD]
+
+
+def test_what_ends_kopf_s_own_stream_is_not_swallowed() -> None:
+    async def through() -> None:
+        async for _ in watch.echoed(stream(CRD, RuntimeError("broken")), {MONITORS.group}):
+            pass
+
+    with pytest.raises(RuntimeError, match="broken"):
+        asyncio.run(through())
