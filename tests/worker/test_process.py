@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,7 @@ def test_the_bare_image_says_how_it_was_made_but_not_from_what(worker) -> None:
     text = Image.open(io.BytesIO(answer.content)).text  # type: ignore[attr-defined]
     assert text["seed"] == answer.headers["x-seed"]
     assert (text["steps"], text["size"], text["model_revision"]) == ("1", "64x64", "revision-1")
+    assert re.fullmatch(r"zimage-worker \S+, diffusers \S+, torch \S+", text["software"])
     assert b"canary" not in answer.content
 
 
@@ -79,6 +81,10 @@ def test_the_same_seed_gives_the_same_bytes_and_n_counts_on(worker) -> None:
     assert [each["seed"] for each in both] == [5, 6]
     assert both[1]["b64_json"] == second[0]["b64_json"]
     assert both[0]["b64_json"] != both[1]["b64_json"]
+    # None given: the server draws one, and tells which.
+    (drawn,), (other,) = (worker.generate().json()["data"] for _ in range(2))
+    assert drawn["seed"] != other["seed"]
+    assert worker.generate({"seed": drawn["seed"]}).json()["data"] == [drawn]
 
 
 def test_guidance_and_a_negative_prompt_change_the_picture(worker) -> None:
@@ -164,7 +170,8 @@ def test_paths_and_methods(worker) -> None:
     health = worker.api.get("/healthz")
     assert (health.status_code, health.content) == (200, b"")
     assert worker.api.get("/healthz", headers={"Host": "evil"}).status_code == 421
-    assert worker.api.get("/nothing", auth=auth).status_code == 404
+    for path in ("/nothing", "/docs", "/redoc", "/openapi.json", "/metrics", "/posture", "/v1/", "/page/"):
+        assert worker.api.get(path, auth=auth).status_code == 404, path
     wrong = worker.api.get("/v1/images/generations", auth=auth)
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
     assert worker.api.get("/v1/models", auth=auth, headers={"X-Request-Id": "mine"}).headers["x-request-id"] == "mine"
