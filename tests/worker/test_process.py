@@ -304,15 +304,16 @@ def test_the_rate_is_kept_per_address(make_worker, tiny_model, eventually) -> No
     assert "AUTHENTICATION IS OFF" in made.logs()
 
 
-def test_no_log_holds_a_password_or_a_prompt(worker) -> None:
+def test_no_log_holds_a_password_or_a_prompt(worker, eventually) -> None:
     """Last in the file: everything above has been logged by then."""
     secret = {"prompt": "canary-prompt", "size": "64x64", "steps": 1}
     worker.api.post("/v1/images/generations?q=canary-query", json=secret, auth=("alice", "canary-password-7f3a"))
     hostile = {"Host": "canary-host", "User-Agent": 'quote"\\', "Referer": "http://x/?canary-referer"}
     worker.api.get("/healthz", headers=hostile)
+    # The last line; it is written after the answer.
+    eventually(lambda: '"quote\\x22\\x5C"' in worker.logs())
     logs = worker.logs()
     assert "canary" not in logs
     assert " - alice [" in logs
     assert '"POST /v1/images/generations HTTP/1.1" 200 ' in logs
-    assert '"quote\\x22\\x5C"' in logs
     assert " - carol [" not in logs
