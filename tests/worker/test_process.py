@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import socket
 import threading
@@ -22,6 +23,7 @@ from PIL import Image
 
 # Some 8 ms a step: long enough to be met while it runs, ended by the client.
 LONG = {"steps": 1000, "size": "256x256"}
+PHASES = ["model: load", "model: warm-up", "model: ready"]
 
 
 def basic(user: str, password: str) -> str:
@@ -265,6 +267,9 @@ def test_no_model_then_a_model_then_a_drain(make_worker, tiny_model, tmp_path: P
     # The management port listens first.
     eventually(lambda: made.api.get("/healthz").status_code == 200)
     eventually(lambda: made.posture()["phase"] == "failed")
+    starting = made.management.get("/health/startup")
+    assert (starting.status_code, starting.json()) == (503, {"phase": "failed", "loadedFraction": 0.0})
+    assert made.management.get("/health/live").status_code == 200
     posture = made.posture()
     assert posture["model"]["problems"][0]["reason"] == "ModelMissing"
     assert posture["certificate"]["problems"][0]["reason"] == "CertificateMissing"
@@ -280,6 +285,8 @@ def test_no_model_then_a_model_then_a_drain(make_worker, tiny_model, tmp_path: P
     assert (found["notAfter"], found["dnsNames"]) == ("2027-01-01T00:00:00Z", ["*.example.org"])
     model.symlink_to(tiny_model)
     made.ready()
+    told = [json.loads(line)["message"] for line in made.stderr.read_text().splitlines()]
+    assert [line for line in told if line in PHASES] == PHASES
     with ThreadPoolExecutor(2) as pool:
         body = {"steps": 200, "size": "256x256"}
         both = [pool.submit(made.generate, body) for _ in range(2)]
@@ -302,6 +309,35 @@ def test_the_rate_is_kept_per_address(make_worker, tiny_model, eventually) -> No
     assert codes == [200, 200, 200, 429, 429]
     assert made.api.get("/v1/models", headers={"X-Forwarded-For": "203.0.113.2"}).status_code == 200
     assert "AUTHENTICATION IS OFF" in made.logs()
+
+
+def test_refusals_in_their_order_and_the_rate_is_kept_per_user(make_worker, tmp_path: Path, eventually) -> None:
+    """Each request has everything wrong that comes later, and is refused for what comes first (0102)."""
+    made = make_worker(
+        tmp_path / "no-model", ZIMAGE_RATE_LIMIT_BURST="4", ZIMAGE_RATE_LIMIT_PER_MINUTE="1",
+        ZIMAGE_ALLOWED_HOSTS="127.0.0.1",
+    )  # fmt: skip
+    eventually(lambda: made.api.get("/healthz").status_code == 200)
+    good, wrong, bad = ("alice", "canary-password-7f3a"), ("alice", "wrong-canary"), {"prompt": "x", "size": "17x17"}
+
+    def code(body: object, auth: object = good, address: str = "203.0.113.1", **headers: str) -> tuple[int, str]:
+        headers = {"X-Forwarded-For": address, **headers}
+        answer = made.generate(json=body, auth=auth, headers=headers)
+        return answer.status_code, answer.json()["error"]["code"]
+
+    assert code({"prompt": "x" * 100_000}, wrong, Host="evil.example.org") == (421, "wrong_host")
+    assert code({"prompt": "x" * 100_000}, wrong) == (413, "body_too_large")
+    assert code(bad, wrong) == (401, "invalid_credentials")
+    assert code(bad) == (400, "invalid_value")
+    assert code({"prompt": "x"}) == (503, "not_ready")
+    # The same user from elsewhere has the same rate; another one from there has its own.
+    assert [code(bad, address=f"198.51.100.{n}")[0] for n in range(4)] == [400, 400, 429, 429]
+    assert code(bad, address="198.51.100.9") == (429, "rate_limit_exceeded")
+    assert made.metric('zimage_rate_limited_total{kind="user"}') == 3
+    line = f"bob:{bcrypt.hashpw(b'fresh-canary', bcrypt.gensalt(4)).decode()}\n"
+    made.htpasswd.write_text(made.htpasswd.read_text() + line)
+    eventually(lambda: made.posture()["auth"]["users"] == 2)
+    assert code(bad, ("bob", "fresh-canary"), "198.51.100.10")[0] == 400
 
 
 def test_no_log_holds_a_password_or_a_prompt(worker, eventually) -> None:
