@@ -106,6 +106,12 @@ class HubServer:
         return [seen for seen in self.seen if seen.host == host and path in seen.path and seen.method == method]
 
 
+def branch(file: dict[str, Any]) -> dict[str, Any]:
+    """A file as the tree's pages tell it: what the hub's own downloader reads."""
+    lfs = {"lfs": {"oid": file["lfs"]["sha256"], **file["lfs"]}} if "lfs" in file else {}
+    return {"type": "file", "path": file["rfilename"], "size": file["size"], "oid": file["blobId"], **lfs}
+
+
 def handler(hub: HubServer, host: str) -> type[BaseHTTPRequestHandler]:
     class Answer(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -141,13 +147,15 @@ def handler(hub: HubServer, host: str) -> type[BaseHTTPRequestHandler]:
         def api(self, path: str) -> None:
             if hub.faults.nonsense:
                 return self.answer(200, b"<html>captive portal</html>", {"Content-Type": "text/html"})
-            found = re.fullmatch(r"/api/models/(.+?)/(?:revision|tree)/([^/]+)", path)
+            found = re.fullmatch(r"/api/models/(.+?)/(revision|tree)/([^/]+)", path)
             if not found or found[1] != REPO:
                 return self.refuse(404, {"X-Error-Code": "RepoNotFound"})
-            commit = REVISION if found[2] == "main" else found[2]
+            commit = REVISION if found[3] == "main" else found[3]
             if commit not in hub.revisions:
                 return self.refuse(404, {"X-Error-Code": "RevisionNotFound"})
             files = [hub.digests(path) for path in hub.paths()]
+            if found[2] == "tree":
+                return self.json([branch(each) for each in files])
             if hub.faults.no_digests:
                 files = [{"rfilename": each["rfilename"]} for each in files]
             return self.json({"id": REPO, "sha": commit, "private": hub.faults.private, "siblings": files})

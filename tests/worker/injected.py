@@ -2,7 +2,8 @@
 
 Nothing of the product knows of it: this script replaces the loader in `zimage_worker.__main__` and then
 calls its `main`. `fake` is the instant engine, `real` the diffusers one whose pipeline call raises what
-torch would raise. The prompt's first word says what happens: `stall`, `die`, `slow`, `illegal`, `oom`, `oom-once`.
+torch would raise. The prompt's first word says what happens: `stall`, `die`, `slow`, `illegal`, `oom`, `oom-once`,
+`oom-decode`.
 """
 
 from __future__ import annotations
@@ -45,8 +46,13 @@ def real_loader(*parts: Any) -> Callable[[Any], Any]:
         import torch
 
         engine: Any = load(told)
-        called = engine.called
+        called, vae = engine.called, engine.pipeline.vae
+        decode = vae.decode
         once = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")]
+
+        def full(*_: Any, **__: Any) -> Any:
+            vae.decode = decode
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
         def failing(order: Any, seed: int, watch: Any) -> Any:
             word = order.prompt.split()[0]
@@ -54,6 +60,8 @@ def real_loader(*parts: Any) -> Callable[[Any], Any]:
                 raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore")
             if word == "oom" or (word == "oom-once" and once):
                 raise once.pop() if word == "oom-once" else torch.OutOfMemoryError("CUDA out of memory.")
+            if word == "oom-decode":
+                vae.decode = full
             return called(order, seed, watch)
 
         engine.called = failing

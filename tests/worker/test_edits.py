@@ -206,6 +206,18 @@ def test_an_edit_of_the_real_process(worker) -> None:
     assert made.crop(right).tobytes() != drawing().crop(right).tobytes()
 
 
+def test_every_picture_of_a_stranger_through_the_real_process(worker) -> None:
+    """The decoders in the process that serves: each honest one becomes a picture, each other one a 400 by name."""
+    for name, content, size in GOOD:
+        made = edit(worker, image=content, steps="1")
+        assert (made.status_code, picture(made).size) == (200, size), name
+    for name, content in BAD:
+        for files in ({"image": content}, {"image": saved(drawing()), "mask": content}):
+            refused = edit(worker, files=files)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, list(files)[-1]), name
+    assert "Traceback" not in worker.logs()
+
+
 @pytest.mark.parametrize(
     ("options", "status", "param"),
     [
@@ -285,6 +297,13 @@ def test_openai_s_own_client_edits(worker) -> None:
     )  # fmt: skip
     assert base64.b64decode(made.data[0].b64_json)[8:12] == b"WEBP"
     assert made.usage.input_tokens_details.image_tokens == 24
+    masked = api.images.edit(
+        image=("a.png", saved(drawing())), mask=("m.png", saved(hole())), prompt="a fox", size="auto",
+        extra_body={"steps": 2},
+    )  # fmt: skip
+    left = (0, 0, 47, 64)
+    with Image.open(io.BytesIO(base64.b64decode(masked.data[0].b64_json))) as image:
+        assert image.crop(left).tobytes() == drawing().crop(left).tobytes()
     plain = api.images.edit(image=[("a.png", saved(drawing()))], prompt="a fox", n=2, extra_body={"steps": 1})
     assert len(plain.data) == 2
     with api.images.edit(

@@ -205,6 +205,24 @@ def test_a_large_shard_takes_little_memory(start, server: HubServer, tmp_path: P
     assert (tmp_path / "model/vae/diffusion_pytorch_model.safetensors").stat().st_size < 101e6
 
 
+DOWNLOAD = """
+import sys
+from huggingface_hub import snapshot_download
+print(snapshot_download(sys.argv[1], revision=sys.argv[2], endpoint=sys.argv[3], cache_dir=sys.argv[4], max_workers=1))
+"""
+
+
+def test_the_hub_of_these_tests_speaks_what_huggingface_hub_s_own_downloader_speaks(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    """Or all others here would show that we understand ourselves."""
+    command = [sys.executable, "-c", DOWNLOAD, REPO, REVISION, hub.url, str(tmp_path / "cache")]
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert everything(Path(done.stdout.strip())) == everything(hub.folder)
+
+
 # --- twice, late, after a crash
 
 

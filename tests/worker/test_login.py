@@ -243,9 +243,13 @@ def test_a_token_ends_with_the_user_and_with_the_password(gated, eventually) -> 
         gated.worker.htpasswd.write_text(before + other)
         eventually(lambda: gated.worker.posture()["auth"]["users"] == 2)
         token = gated.token("heidi", "canary-1").json()["access_token"]
+        assert gated.get(authorization=basic("heidi:canary-1")).status_code == 200
         assert gated.bearer(token).status_code == 200
         gated.worker.htpasswd.write_text(before + entry("heidi", "canary-2"))
         eventually(lambda: gated.bearer(token).status_code == 401)
+        # Remembered as right until a moment ago.
+        assert is_401(gated, basic("heidi:canary-1"))
+        assert gated.get(authorization=basic("heidi:canary-2")).status_code == 200
         gated.worker.htpasswd.write_text(before + other)
         eventually(lambda: gated.bearer(token).status_code == 200)
         gated.worker.htpasswd.write_text(before)

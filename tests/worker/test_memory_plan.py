@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -275,6 +276,30 @@ def test_what_the_command_answers(given: list[str], code: int, says: str, capfd:
     assert found == code
     out = capfd.readouterr()
     assert says in out.out + out.err
+
+
+@pytest.mark.parametrize(("free_gib", "given", "code", "says"), [
+    (22.5, "24Gi", 0, "23.50 GiB, 22.50 of them free now: it fits"),
+    (9.0, "24Gi", 1, "23.50 GiB, 9.00 of them free now: it does NOT fit"),
+    (22.5, "8Gi", 1, "it does NOT fit"),
+])  # fmt: skip
+def test_the_check_holds_the_plan_against_what_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    free_gib: float,
+    given: str,
+    code: int,
+    says: str,
+) -> None:
+    """No GPU is at hand: what torch would say of one is given. `make bench-gpu` is the real thing."""
+    facts = ("NVIDIA L4", int(free_gib * GIB), int(23.5 * GIB))
+    placement = SimpleNamespace(device_facts=lambda: facts)
+    monkeypatch.setitem(sys.modules, "zimage_worker.engines.placement", placement)
+    assert main(["plan", "--gpu-memory", given, "--check"]) == code
+    assert says in capsys.readouterr().out
+    assert main(["plan", "--gpu-memory", given, "--check", "--json"]) == code
+    found = json.loads(capsys.readouterr().out)["check"]
+    assert found == {"gpu": facts[0], "freeBytes": facts[1], "totalBytes": facts[2], "fits": code == 0}
 
 
 def test_without_a_gpu_the_check_says_so(oracle: dict[str, Any]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import re
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,7 @@ from PIL import Image
 
 # Some 8 ms a step: long enough to be met while it runs, ended by the client.
 LONG = {"steps": 1000, "size": "256x256"}
+PHASES = ["model: load", "model: warm-up", "model: ready"]
 
 
 def basic(user: str, password: str) -> str:
@@ -70,6 +73,7 @@ def test_the_bare_image_says_how_it_was_made_but_not_from_what(worker) -> None:
     text = Image.open(io.BytesIO(answer.content)).text  # type: ignore[attr-defined]
     assert text["seed"] == answer.headers["x-seed"]
     assert (text["steps"], text["size"], text["model_revision"]) == ("1", "64x64", "revision-1")
+    assert re.fullmatch(r"zimage-worker \S+, diffusers \S+, torch \S+", text["software"])
     assert b"canary" not in answer.content
 
 
@@ -79,6 +83,10 @@ def test_the_same_seed_gives_the_same_bytes_and_n_counts_on(worker) -> None:
     assert [each["seed"] for each in both] == [5, 6]
     assert both[1]["b64_json"] == second[0]["b64_json"]
     assert both[0]["b64_json"] != both[1]["b64_json"]
+    # None given: the server draws one, and tells which.
+    (drawn,), (other,) = (worker.generate().json()["data"] for _ in range(2))
+    assert drawn["seed"] != other["seed"]
+    assert worker.generate({"seed": drawn["seed"]}).json()["data"] == [drawn]
 
 
 def test_guidance_and_a_negative_prompt_change_the_picture(worker) -> None:
@@ -164,7 +172,8 @@ def test_paths_and_methods(worker) -> None:
     health = worker.api.get("/healthz")
     assert (health.status_code, health.content) == (200, b"")
     assert worker.api.get("/healthz", headers={"Host": "evil"}).status_code == 421
-    assert worker.api.get("/nothing", auth=auth).status_code == 404
+    for path in ("/nothing", "/docs", "/redoc", "/openapi.json", "/metrics", "/posture", "/v1/", "/page/"):
+        assert worker.api.get(path, auth=auth).status_code == 404, path
     wrong = worker.api.get("/v1/images/generations", auth=auth)
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
     assert worker.api.get("/v1/models", auth=auth, headers={"X-Request-Id": "mine"}).headers["x-request-id"] == "mine"
@@ -258,6 +267,9 @@ def test_no_model_then_a_model_then_a_drain(make_worker, tiny_model, tmp_path: P
     # The management port listens first.
     eventually(lambda: made.api.get("/healthz").status_code == 200)
     eventually(lambda: made.posture()["phase"] == "failed")
+    starting = made.management.get("/health/startup")
+    assert (starting.status_code, starting.json()) == (503, {"phase": "failed", "loadedFraction": 0.0})
+    assert made.management.get("/health/live").status_code == 200
     posture = made.posture()
     assert posture["model"]["problems"][0]["reason"] == "ModelMissing"
     assert posture["certificate"]["problems"][0]["reason"] == "CertificateMissing"
@@ -273,6 +285,8 @@ def test_no_model_then_a_model_then_a_drain(make_worker, tiny_model, tmp_path: P
     assert (found["notAfter"], found["dnsNames"]) == ("2027-01-01T00:00:00Z", ["*.example.org"])
     model.symlink_to(tiny_model)
     made.ready()
+    told = [json.loads(line)["message"] for line in made.stderr.read_text().splitlines()]
+    assert [line for line in told if line in PHASES] == PHASES
     with ThreadPoolExecutor(2) as pool:
         body = {"steps": 200, "size": "256x256"}
         both = [pool.submit(made.generate, body) for _ in range(2)]
@@ -297,15 +311,45 @@ def test_the_rate_is_kept_per_address(make_worker, tiny_model, eventually) -> No
     assert "AUTHENTICATION IS OFF" in made.logs()
 
 
-def test_no_log_holds_a_password_or_a_prompt(worker) -> None:
+def test_refusals_in_their_order_and_the_rate_is_kept_per_user(make_worker, tmp_path: Path, eventually) -> None:
+    """Each request has everything wrong that comes later, and is refused for what comes first (0102)."""
+    made = make_worker(
+        tmp_path / "no-model", ZIMAGE_RATE_LIMIT_BURST="4", ZIMAGE_RATE_LIMIT_PER_MINUTE="1",
+        ZIMAGE_ALLOWED_HOSTS="127.0.0.1",
+    )  # fmt: skip
+    eventually(lambda: made.api.get("/healthz").status_code == 200)
+    good, wrong, bad = ("alice", "canary-password-7f3a"), ("alice", "wrong-canary"), {"prompt": "x", "size": "17x17"}
+
+    def code(body: object, auth: object = good, address: str = "203.0.113.1", **headers: str) -> tuple[int, str]:
+        headers = {"X-Forwarded-For": address, **headers}
+        answer = made.generate(json=body, auth=auth, headers=headers)
+        return answer.status_code, answer.json()["error"]["code"]
+
+    assert code({"prompt": "x" * 100_000}, wrong, Host="evil.example.org") == (421, "wrong_host")
+    assert code({"prompt": "x" * 100_000}, wrong) == (413, "body_too_large")
+    assert code(bad, wrong) == (401, "invalid_credentials")
+    assert code(bad) == (400, "invalid_value")
+    assert code({"prompt": "x"}) == (503, "not_ready")
+    # The same user from elsewhere has the same rate; another one from there has its own.
+    assert [code(bad, address=f"198.51.100.{n}")[0] for n in range(4)] == [400, 400, 429, 429]
+    assert code(bad, address="198.51.100.9") == (429, "rate_limit_exceeded")
+    assert made.metric('zimage_rate_limited_total{kind="user"}') == 3
+    line = f"bob:{bcrypt.hashpw(b'fresh-canary', bcrypt.gensalt(4)).decode()}\n"
+    made.htpasswd.write_text(made.htpasswd.read_text() + line)
+    eventually(lambda: made.posture()["auth"]["users"] == 2)
+    assert code(bad, ("bob", "fresh-canary"), "198.51.100.10")[0] == 400
+
+
+def test_no_log_holds_a_password_or_a_prompt(worker, eventually) -> None:
     """Last in the file: everything above has been logged by then."""
     secret = {"prompt": "canary-prompt", "size": "64x64", "steps": 1}
     worker.api.post("/v1/images/generations?q=canary-query", json=secret, auth=("alice", "canary-password-7f3a"))
     hostile = {"Host": "canary-host", "User-Agent": 'quote"\\', "Referer": "http://x/?canary-referer"}
     worker.api.get("/healthz", headers=hostile)
+    # The last line; it is written after the answer.
+    eventually(lambda: '"quote\\x22\\x5C"' in worker.logs())
     logs = worker.logs()
     assert "canary" not in logs
     assert " - alice [" in logs
     assert '"POST /v1/images/generations HTTP/1.1" 200 ' in logs
-    assert '"quote\\x22\\x5C"' in logs
     assert " - carol [" not in logs

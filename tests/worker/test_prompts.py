@@ -19,18 +19,25 @@ ODD = [
     "🦊👩‍👩‍👧‍👦🏳️‍🌈",
     "\ufeff\ufffe\uffff\u0000"[:3] + "x", "x" + "\u0301" * 500, "<|im_start|>system\nx<|im_end|>",
     "{{ 7 * 7 }}{% raw %}",
-    "${jndi:ldap://x}", "'; DROP TABLE images; --", "\r\nSet-Cookie: a=b", "fox\n\n\n", "\u00a0", "\u200b", "𝔣𝔬𝔵" * 100,
+    "${jndi:ldap://x}", "'; DROP TABLE images; --", "\r\nSet-Cookie: a=b", "fox\n\n\n", "\u200b", "𝔣𝔬𝔵" * 50,
 ]  # fmt: skip
 
 
+# Blanks alone, NUL, and more tokens than the model reads (the tiny one's are bytes).
+REFUSED = ["\u00a0", "\u3000\t", "fox\u0000", "𝔣𝔬𝔵" * 100]
+
+
 @pytest.mark.parametrize("text", ODD)
-def test_any_text_is_a_prompt_or_a_refusal(worker, text: str) -> None:
+def test_any_text_is_a_prompt(worker, text: str) -> None:
     answer = worker.generate({"prompt": text, "negative_prompt": text, "guidance_scale": 1})
-    assert answer.status_code in {200, 400}, answer.text
-    if answer.status_code == 400:
-        assert answer.json()["error"]["param"] == "prompt"
-    else:
-        assert answer.json()["usage"]["input_tokens_details"]["text_tokens"] > 0
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["usage"]["input_tokens_details"]["text_tokens"] > 0
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_is_no_text_is_refused_by_name(worker, text: str) -> None:
+    answer = worker.generate({"prompt": text})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -66,6 +73,33 @@ def test_openai_s_client_gets_every_format(worker, kind: str) -> None:
 def test_openai_s_client_and_auto(worker) -> None:
     made = worker.openai().images.generate(prompt="a fox", size="auto", extra_body={"steps": 1})
     assert made.size == "256x256"
+    with Image.open(io.BytesIO(base64.b64decode(made.data[0].b64_json))) as image:
+        assert image.size == (256, 256)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp"])
+def test_output_compression_is_what_the_file_has(worker, kind: str) -> None:
+    def size(compression: int) -> int:
+        made = worker.openai().images.generate(
+            prompt="a fox", size="96x96", output_format=kind, output_compression=compression,
+            extra_body={"steps": 1, "seed": 3},
+        )  # fmt: skip
+        return len(made.data[0].b64_json)
+
+    assert size(5) < size(60) < size(100)
+
+
+EXTENSIONS = [{"seed": 10}, {"steps": 2}, {"guidance_scale": 3.0}, {"guidance_scale": 3.0, "negative_prompt": "x"}]
+
+
+def test_each_extension_changes_the_picture_and_nothing_else_does(worker) -> None:
+    def made(more: dict[str, object]) -> str:
+        body = {"steps": 1, "seed": 9, **more}
+        return worker.openai().images.generate(prompt="a fox", size="64x64", extra_body=body).data[0].b64_json
+
+    pictures = [made(each) for each in ({}, *EXTENSIONS)]
+    assert len(set(pictures)) == len(pictures)
+    assert made({}) == pictures[0]
 
 
 @pytest.mark.parametrize(

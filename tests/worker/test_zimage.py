@@ -166,6 +166,42 @@ def test_tokens_are_counted_and_too_many_are_refused_before_the_queue(fresh) -> 
     assert caught.value.param == "prompt"
 
 
+def test_usage_is_what_the_encoder_really_reads(fresh, monkeypatch) -> None:
+    """Counted where the ids arrive, padding aside."""
+    read: list[int] = []
+    encoder = fresh.pipeline.text_encoder
+    forward = encoder.forward
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        read.append(int(kwargs["attention_mask"].sum()))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(encoder, "forward", counting)
+    for order in (ORDER, GUIDED):
+        fresh.engine.prompts.known.clear()
+        read.clear()
+        fresh.picture(order)
+        assert fresh.engine.weigh(order) == sum(read)
+
+
+def test_the_start_makes_a_picture_for_nobody(tiny_model: Path) -> None:
+    from zimage_worker.engines import zimage
+
+    told: list[str] = []
+    engine = zimage.load(tiny_model, "cpu", None, 64, 4096, lambda _event: None, told.append)
+    assert told == ["load", "warm-up"]
+    assert engine.warmed
+    order, made = engine.warmed
+    assert (order.size, len(made.steps_seconds), made.pictures[0].image.size) == ("64x64", 2, (64, 64))
+    assert {parameter.dtype for parameter in engine.pipeline.transformer.parameters()} == {engine_dtype()}
+
+
+def engine_dtype() -> Any:
+    import torch
+
+    return torch.bfloat16
+
+
 def test_a_stopped_run_decodes_nothing(fresh, monkeypatch) -> None:
     stop = threading.Event()
     told: list[Any] = []

@@ -15,6 +15,9 @@ from .settings import Limits
 
 Schema = dict[str, Any]
 
+# Either is enough, where the mode takes it.
+SCHEMES = ("basic", "bearer")
+
 ERROR: Schema = {
     "type": "object",
     "required": ["error"],
@@ -32,6 +35,23 @@ ERROR: Schema = {
             },
         }
     },
+}
+# What OAuth2's clients read (RFC 6749, 5.1 and 5.2).
+TOKEN: Schema = {
+    "type": "object",
+    "required": ["access_token", "token_type", "expires_in"],
+    "additionalProperties": False,
+    "properties": {
+        "access_token": {"type": "string"},
+        "token_type": {"const": "Bearer"},
+        "expires_in": {"type": "integer", "minimum": 1},
+    },
+}
+TOKEN_REFUSED: Schema = {
+    "type": "object",
+    "required": ["error", "error_description"],
+    "additionalProperties": False,
+    "properties": {"error": {"type": "string"}, "error_description": {"type": "string"}},
 }
 COUNT: Schema = {"type": "integer", "minimum": 0}
 DETAILS: Schema = {
@@ -176,16 +196,24 @@ def document(frame: dict[str, Any], limits: Limits) -> dict[str, Any]:
         "/v1/images/edits": {"post": images({"multipart/form-data": form(limits)})},
         "/v1/models": {"get": answered("application/json", MODELS)},
         "/healthz": {"get": {**answered("text/plain", {"type": "string", "maxLength": 0}), "security": []}},
+        "/token": {"post": {**answered("application/json", TOKEN), "security": []}},
     }
-    error = {"description": "Refused or failed.", "content": {"application/json": {"schema": ERROR}}}
     for path, methods in frame["paths"].items():
         for method, operation in methods.items():
             operation.update(own.get(path, {}).get(method, {}))
-            operation["responses"]["default"] = error
-    basic = {"securitySchemes": {"basic": {"type": "http", "scheme": "basic"}}}
-    return {**frame, "security": [{"basic": []}], "components": frame.get("components", {}) | basic}
+            # What is refused before the route is refused alike everywhere.
+            refusal = {"anyOf": [TOKEN_REFUSED, ERROR]} if path == "/token" else ERROR
+            operation["responses"]["default"] = answer("Refused or failed.", "application/json", refusal)
+    schemes = {"securitySchemes": {name: {"type": "http", "scheme": name} for name in SCHEMES}}
+    security = [{name: []} for name in SCHEMES]
+    return {**frame, "security": security, "components": frame.get("components", {}) | schemes}
+
+
+def answer(what: str, kind: str, schema: Schema) -> dict[str, Any]:
+    """One answer with a body."""
+    return {"description": what, "content": {kind: {"schema": schema}}}
 
 
 def answered(kind: str, schema: Schema) -> dict[str, Any]:
     """An operation without a body."""
-    return {"responses": {"200": {"description": "The answer.", "content": {kind: {"schema": schema}}}}}
+    return {"responses": {"200": answer("The answer.", kind, schema)}}
