@@ -5,6 +5,8 @@
     binaries.py node               the same, CoreDNS and Calico
     binaries.py kstatus            kstatus-eval: what kstatus makes of an object
     binaries.py compose            compose-check: what Docker Compose makes of a file
+    binaries.py peers              real programs beside the operator: cert-manager, Envoy Gateway
+    binaries.py cached SET         whether all of a set is built already: the exit code tells
     binaries.py traefik-crds FILE  Traefik's own CRDs, out of its Go module
 
 Each module under `go/` has a committed go.mod and go.sum. What it builds lies in
@@ -120,6 +122,9 @@ MODULES = {
         Module("kstatus", {"kstatus-eval": "."}, {}, 1, own=("main.go",)),
         # What `docker compose config` is made of.
         Module("compose", {"compose-check": "."}, {}, 1, own=("main.go",)),
+        # Its released main is not served as a module.
+        Module("cert-manager", {"cert-manager-controller": "."}, {}, 2, own=("main.go",)),
+        Module("envoy-gateway", {"envoy-gateway": "github.com/envoyproxy/gateway/cmd/envoy-gateway"}, {}, 9),
     )
 }
 SETS = {
@@ -127,6 +132,8 @@ SETS = {
     "node": ("etcd", "k8s", "coredns", "calico"),
     "kstatus": ("kstatus",),
     "compose": ("compose",),
+    # What `make test-peers` needs, each test its own part of it.
+    "peers": ("cert-manager", "envoy-gateway"),
 }
 
 
@@ -199,6 +206,11 @@ def build(module: Module) -> Path:
         (target / "done").touch()
         say(f"built {module.name} in {time.monotonic() - began:.0f} s")
     return target
+
+
+def cached(set_name: str) -> bool:
+    """Whether every program of a set is built already."""
+    return all((CACHE / "bin" / f"{name}-{digest(MODULES[name])}" / "done").exists() for name in SETS[set_name])
 
 
 def go_environment(experiment_127: str = "") -> dict[str, str]:
@@ -331,6 +343,8 @@ def from_module(module: str, name: str, sources: tuple[str, ...], cut: Callable[
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["traefik-crds"]:
         print(traefik_crds())
+    elif arguments[:1] == ["cached"] and arguments[1] in SETS:
+        return 0 if cached(arguments[1]) else 1
     elif arguments and arguments[0] in SETS:
         for name, path in programs(arguments[0]).items():
             print(f"{name}={path}")
