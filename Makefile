@@ -27,8 +27,11 @@ demo: install ## The main job: a real node, the operator, one service, and the p
 test: install ## Every tier of tests that this machine can run
 	@$(BIN)/python tools/run_tests.py
 
+test-peers: install ## The operator beside real cert-manager, Envoy Gateway and Envoy (builds them once: 12 min)
+	@$(BIN)/python tools/run_tests.py -m peers tests/peers
+
 test-unit: install ## The tests that need no cluster, in seconds
-	@$(BIN)/pytest -q -m "not control_plane and not node and not gpu"
+	@$(BIN)/pytest -q -m "not control_plane and not node and not gpu and not peers"
 
 test-worker: install ## Every test of the worker, without a cluster: real processes, clients, proxies, Prometheus, Chromium
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/worker tests/contract
@@ -90,4 +93,4 @@ release: install ## Everything a release consists of, into dist/VERSION; publish
 clean: ## Removes .venv and build leftovers (the cache outside the tree stays)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install demo test test-unit test-worker bench campaign bench-operator bench-worker bench-edge check generate bench-model bench-gpu lock cluster cluster-down control-plane control-plane-down version release clean
+.PHONY: help install demo test test-peers test-unit test-worker bench campaign bench-operator bench-worker bench-edge check generate bench-model bench-gpu lock cluster cluster-down control-plane control-plane-down version release clean

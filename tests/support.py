@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import pytest
+
+import yaml
 
 from cluster.control_plane import ControlPlane
 from cluster.ports import free_port
@@ -74,6 +77,15 @@ def smallest(name: str = "studio", namespace: str = "default", **spec: Any) -> d
 def published(host: str) -> dict[str, Any]:
     """A `spec.ingress` with a host of its own: of two services of one host only the older has a route."""
     return {"host": host, "className": CLASS["metadata"]["name"], "tls": {"secretName": "img-tls"}}
+
+
+def install(cluster: ControlPlane, *crds: Path) -> None:
+    """Install our CRD, those of others, the class, and the operator's rights."""
+    for folder in (ROOT / "crds", *crds):
+        cluster.kubectl("apply", "--server-side", "-f", folder)
+    documents = list(yaml.safe_load_all((ROOT / "operator" / "install.yaml").read_text()))
+    # Here the operator runs beside the cluster: its Deployment would be a second one.
+    cluster.apply(CLASS, *(item for item in documents if item["kind"] != "Deployment"))
 
 
 T = TypeVar("T")
@@ -192,3 +204,11 @@ def mutation(name: str, namespace: str, resource: tuple[str, str, str], expressi
         {**head, "kind": "MutatingAdmissionPolicy", "spec": spec},
         {**head, "kind": "MutatingAdmissionPolicyBinding", "spec": {"policyName": name}},
     ]
+
+
+def in_force(cluster: ControlPlane, namespace: str, sign: str) -> None:
+    """Wait until a mutation of pods acts, which is some moments after it was written: `sign` is then in a pod."""
+    trial = {"metadata": {"name": "trial", "namespace": namespace, "annotations": {"a": "b"}}}
+    pod = {"apiVersion": "v1", "kind": "Pod", **trial, "spec": {"containers": [{"name": "a", "image": "a"}]}}
+    command = ("create", "--dry-run=server", "-o", "json", "-f", "-")
+    eventually(lambda: sign in cluster.kubectl(*command, input=json.dumps(pod)), "the policy is in force")

@@ -22,6 +22,8 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parent.parent
 # Some 3,000 ran on 2026-11-25; fewer than this means that a tier has vanished.
 FLOOR = 2900
+# A tier of its own (make test-peers): programs of others, which take long to build.
+APART = {"peers"}
 # Folders that share a control plane, a node, or a look at the whole machine are one lane, one process.
 # Two at a time: half of the tests wait for a cluster while the other half compute. Longest first.
 TOGETHER = {"contract": "worker", "chart": "node", "cluster": "node", "demo": "node"}
@@ -70,7 +72,7 @@ def main() -> int:
 def lanes() -> dict[str, list[str]]:
     """Give the folders of each lane, the longest lanes first."""
     found: dict[str, list[str]] = {name: [] for name in LONGEST}
-    for folder in sorted({path.parent.name for path in ROOT.glob("tests/*/test_*.py")}):
+    for folder in sorted({path.parent.name for path in ROOT.glob("tests/*/test_*.py")} - APART):
         found.setdefault(TOGETHER.get(folder, folder), []).append(f"tests/{folder}")
     return found
 

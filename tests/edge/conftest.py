@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from cluster import packages
 from issuer import AUDIENCE, ISSUER, Issuer
 from support import tier_cannot_run
 from worker.conftest import SECRET_LINE, Worker, eventually, tiny_model
-from zimage_operator.names import HTTP_PORT, SAFE_NAMING
+from zimage_operator.names import HTTP_PORT, MANAGEMENT_PORT, SAFE_NAMING
 
 from . import nginx, traefik
 from .api_stub import ApiStub, serving
@@ -61,15 +61,26 @@ def workers(
 ) -> Iterator[dict[str, Worker]]:
     """One whose limits nobody meets, and one with those of "limited", where no picture is made: its engine is the
     instant one. Both take passwords and tokens."""
+    with working(town, issuer, tiny_model, tmp_path_factory) as made:
+        yield made
+
+
+@contextmanager
+def working(
+    town: Town, issuer: Issuer, tiny_model: Path, tmp_path_factory: Any, *, asked: bool = False
+) -> Iterator[dict[str, Worker]]:
+    """The workers; with `asked` each shows its posture where an operator looks for it."""
     made: dict[str, Worker] = {}
     for key, rate in (("any", {"requestsPerMinute": 100000, "burst": 100000}), ("limited", LIMIT)):
         folder = tmp_path_factory.mktemp(f"worker-{key}")
+        management = {"ZIMAGE_MANAGEMENT_HOST": town.addresses[key], "ZIMAGE_MANAGEMENT_PORT": str(MANAGEMENT_PORT)}
         (folder / "jwks.json").write_bytes(issuer.jwks())
         made[key] = Worker(
             folder, tiny_model, ZIMAGE_HOST=town.addresses[key], ZIMAGE_PORT=str(HTTP_PORT), ZIMAGE_AUTH_MODE="Any",
             ZIMAGE_JWT_ISSUER=ISSUER, ZIMAGE_JWT_AUDIENCES=AUDIENCE, ZIMAGE_JWT_JWKS_FILE=str(folder / "jwks.json"),
             ZIMAGE_ALLOWED_HOSTS=town.allowed_hosts(), ZIMAGE_MAX_BODY_BYTES=str(4 * 1024 * 1024),
             ZIMAGE_RATE_LIMIT_PER_MINUTE=str(rate["requestsPerMinute"]), ZIMAGE_RATE_LIMIT_BURST=str(rate["burst"]),
+            **(management if asked else {}),
         )  # fmt: skip
         made[key].htpasswd.write_text(SECRET_LINE)
     made["limited"].command = [str(INJECTED), "fake"]

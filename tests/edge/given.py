@@ -11,6 +11,12 @@ TRAEFIK = {"wrong_token": "worker", "body_size": "worker"}
 GIVEN: dict[str, dict[str, str]] = {
     "traefik": TRAEFIK,
     "gateway-traefik": TRAEFIK,
+    "gateway-envoy": {
+        **ASKED,
+        "body_size": "worker",
+        "retry_after": "- Envoy's limit says no time; clients wait a minute",
+        "user_in_log": "- Envoy's log has no name where the worker was asked; the worker's log has it",
+    },
     "ingress-nginx": {
         **ASKED,
         "user_in_log": "- Traefik's log has no name where the worker was asked; the worker's log has it",

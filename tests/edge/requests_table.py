@@ -260,7 +260,7 @@ def path_tricks(edge: Edge) -> str:
     for target in TRICKS:
         answer = raw_request(edge, "basic", b"GET " + target + b" HTTP/1.1\r\nHost: %s\r\n" % host(edge, "basic"))
         status, body = answer.status, answer.body
-        harmless = status in {301, 308, 400, 401, 403, 404, 421} or (target.startswith(b"/healthz") and not body)
+        harmless = status in {301, 307, 308, 400, 401, 403, 404, 421} or (target.startswith(b"/healthz") and not body)
         assert harmless, f"{target!r}: {status} {body[:200]!r}"
         assert b"object" not in body, target
         assert b"root:" not in body, target
@@ -306,7 +306,11 @@ FORGED = {
 def forged_headers(edge: Edge) -> str:
     """What a client says of its address, its host or its name is never believed; its own address is."""
     source, mark = next(edge.sources), f"forged-{time.time_ns()}"
-    forged = {**FORGED, "User-Agent": mark}
+    # Some edges refuse a name with an underscore as it is: nothing of such a request arrives.
+    underscored = edge.ask("any", headers={"X-Auth_User": "root"}).status_code
+    assert underscored in {400, 401}
+    forged = {name: text for name, text in FORGED.items() if underscored == 401 or "_" not in name}
+    forged["User-Agent"] = mark
     assert edge.ask("any", headers=forged, source=source).status_code == 401
     answer = edge.ask("any", headers=forged, source=source, bearer=edge.token())
     assert answer.status_code == 200, answer.text

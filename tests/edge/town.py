@@ -16,7 +16,7 @@ from cluster.pki import Pki
 from support import smallest
 from zimage_operator.edge import dialect
 from zimage_operator.names import HTTP_PORT
-from zimage_operator.spec import ZImageService, parse
+from zimage_operator.spec import parse
 
 from .requests_table import SERVICES
 
@@ -27,24 +27,27 @@ INSIDE = "127.7.0.0/24"
 class Town:
     """Every edge's services, by its name: the edge's name is the namespace."""
 
-    def __init__(self, folder: Path, ways: dict[str, tuple[str, Item]]) -> None:
+    def __init__(self, folder: Path, ways: dict[str, tuple[str, Item]], net: str = "") -> None:
         self.pki, self.ways = Pki(folder), ways
         # Two runs side by side hardly meet.
-        net = f"127.{random.randrange(100, 200)}.{random.randrange(256)}"
+        net = net or f"127.{random.randrange(100, 200)}.{random.randrange(256)}"
         self.addresses = {"any": f"{net}.1", "limited": f"{net}.2"}
-        self.services = {name: self.published(name, *way) for name, way in ways.items()}
+        self.services = {
+            name: {key: parse(body, strict=True) for key, body in self.bodies(name).items()} for name in ways
+        }
         for name in ways:
             self.renew(name)
 
-    def published(self, name: str, _controller: str, way: Item) -> dict[str, ZImageService]:
+    def bodies(self, name: str) -> dict[str, Item]:
         """The resources of one edge, by the key of SERVICES."""
+        _, way = self.ways[name]
         kind = "gateway" if "parentRef" in way else "ingress"
         found = {}
         for key, parts in SERVICES.items():
             ranges = {"allowedSourceRanges": [INSIDE]} if key == "narrow" else {}
             edge = {**parts["ingress"], **ranges, **way, "host": f"{key}.{name}.example.org"}
             spec = {"auth": parts["auth"], "ingress": None, kind: edge}
-            found[key] = parse(smallest(key, name, **spec), strict=True)
+            found[key] = smallest(key, name, **spec)
         return found
 
     def hosts(self, name: str) -> dict[str, str]:

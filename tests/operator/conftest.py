@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import pytest
-import yaml
 
 from cluster import binaries
 from cluster.control_plane import ControlPlane
 from recorder import Recorder
-from support import CLASS, ROOT, Operator, claim, eventually, mutation, published, smallest
+from support import ROOT, Operator, claim, eventually, in_force, install, mutation, published, smallest
 
 
 @pytest.fixture(scope="session")
 def installed(control_plane: ControlPlane) -> ControlPlane:
     """The control plane with our CRD, Traefik's CRDs, the class, and the operator's rights."""
-    control_plane.kubectl("apply", "--server-side", "-f", ROOT / "crds")
     others = (binaries.traefik_crds(), binaries.gateway_crds(), binaries.envoy_crds(), binaries.certificate_crd())
-    for crds in (*others, ROOT / "tests" / "operator" / "f5-policy-crd.yaml"):
-        control_plane.kubectl("apply", "--server-side", "-f", crds)
-    documents = list(yaml.safe_load_all((ROOT / "operator" / "install.yaml").read_text()))
-    # Here the operator runs beside the cluster: its Deployment would be a second one.
-    control_plane.apply(CLASS, *(item for item in documents if item["kind"] != "Deployment"))
+    install(control_plane, *others, ROOT / "tests" / "operator" / "f5-policy-crd.yaml")
     return control_plane
 
 
@@ -77,13 +70,7 @@ def slow(operator: Operator) -> str:
     claim(cluster, name)
     never = '[JSONPatch{op: "add", path: "/metadata/annotations/fakenode~1ready", value: "false"}]'
     cluster.apply(*mutation("never-ready", name, ("", "v1", "pods"), never))
-    # A policy is in force some moments after it was written.
-    trial = {"metadata": {"name": "trial", "namespace": name, "annotations": {"a": "b"}}}
-    pod = json.dumps(
-        {"apiVersion": "v1", "kind": "Pod", **trial, "spec": {"containers": [{"name": "a", "image": "a"}]}}
-    )
-    command = ("create", "--dry-run=server", "-o", "json", "-f", "-")
-    eventually(lambda: "fakenode/ready" in cluster.kubectl(*command, input=pod), "the policy is in force")
+    in_force(cluster, name, "fakenode/ready")
     rollout = {"progressDeadlineSeconds": 60}
     cluster.apply(smallest(namespace=name, rollout=rollout, gpu={"count": 0}, ingress=published("slow.example.org")))
     return name

@@ -40,6 +40,14 @@ def told(edge: Dialect, service: ZImageService) -> list[Manifest]:
     return [*edge.helpers(service), *edge.routes(service)]
 
 
+def test_envoy_tells_the_worker_whose_password_it_asks_about() -> None:
+    """By itself it sends no address, and all guesses would be one client's (tests/peers has the real one)."""
+    edge = GATEWAYS["gateway.envoyproxy.io/gatewayclass-controller"]
+    (asking,) = (item["spec"]["extAuth"] for item in told(edge, behind(edge)) if "extAuth" in item["spec"])
+    assert asking["headersToExtAuth"] == ["x-forwarded-for"]
+    assert asking["failOpen"] is False
+
+
 # Each field with another value than its default, and under what name it is left to the workers.
 FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "ranges": ({"allowedSourceRanges": ["192.0.2.0/24"]}, "allowedSourceRanges"),

@@ -85,8 +85,12 @@ class Worker:
         }
         self.command = ["-m", "zimage_worker", "serve"]
         self.process: subprocess.Popen[bytes] | None = None
-        self.api = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
-        self.management = httpx.Client(base_url=f"http://127.0.0.1:{self.management_port}", timeout=60)
+        self.api = self.client("ZIMAGE")
+        self.management = self.client("ZIMAGE_MANAGEMENT")
+
+    def client(self, listener: str) -> httpx.Client:
+        place = f"{self.environ[f'{listener}_HOST']}:{self.environ[f'{listener}_PORT']}"
+        return httpx.Client(base_url=f"http://{place}", timeout=60)
 
     def start(self) -> Worker:
         with self.stdout.open("wb") as out, self.stderr.open("wb") as err:

@@ -59,7 +59,10 @@ def security(service: ZImageService, *, asks: bool) -> Manifest:
     spec: Manifest = {}
     if asks and checked(service):
         backend = {"group": "", "kind": "Service", "name": service.name, "port": HTTP_PORT}
-        spec["extAuth"] = {"failOpen": False, "http": {"backendRefs": [backend], "pathOverride": VERIFY}}
+        # Without the address all guesses would be one client's, and the first guesser would lock out everybody.
+        told = {"headersToExtAuth": ["x-forwarded-for"]}
+        http = {"backendRefs": [backend], "pathOverride": VERIFY}
+        spec["extAuth"] = {"failOpen": False, **told, "http": http}
     if ranges := published(service).allowed_source_ranges:
         rule = {"action": "Allow", "principal": {"clientCIDRs": list(ranges)}}
         spec["authorization"] = {"defaultAction": "Deny", "rules": [rule]}
