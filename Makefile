@@ -27,7 +27,7 @@ demo: install ## The main job: a real node, the operator, one service, and the p
 test: install ## Every tier of tests that this machine can run
 	@$(BIN)/python tools/run_tests.py
 
-test-peers: install ## The operator beside real cert-manager, Envoy Gateway and Envoy (builds them once: 12 min)
+test-peers: install ## The operator beside the real cert-manager, Envoy Gateway, Flux and Argo CD (builds them once: 25 min)
 	@$(BIN)/python tools/run_tests.py -m peers tests/peers
 
 test-unit: install ## The tests that need no cluster, in seconds

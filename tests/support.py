@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import pytest
-
 import yaml
 
 from cluster.control_plane import ControlPlane
