@@ -205,7 +205,7 @@ def document(frame: dict[str, Any], limits: Limits) -> dict[str, Any]:
             refusal = {"anyOf": [TOKEN_REFUSED, ERROR]} if path == "/token" else ERROR
             operation["responses"]["default"] = answer("Refused or failed.", "application/json", refusal)
     schemes = {"securitySchemes": {name: {"type": "http", "scheme": name} for name in SCHEMES}}
-    security = [{name: []} for name in SCHEMES]
+    security: list[dict[str, list[str]]] = [{name: []} for name in SCHEMES]
     return {**frame, "security": security, "components": frame.get("components", {}) | schemes}
 
 
