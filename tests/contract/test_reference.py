@@ -127,8 +127,8 @@ def test_what_is_said_not_to_hold_ready_back_does_not() -> None:
     """The page's last column against the rule itself."""
     page = REASONS.read_text()
     optional = set(re.findall(r"^\| `(\w+)` \|.*\| Ready all the same", page, re.MULTILINE))
-    assert optional == {"ExposureAsDeclared"}
-    assert '"ExposureAsDeclared", "TemplateUpdateAvailable"' in Path(status.__file__).read_text()
+    assert optional == {"ExposureAsDeclared", "MonitoringReady"}
+    assert '"ExposureAsDeclared", "TemplateUpdateAvailable", "MonitoringReady"' in Path(status.__file__).read_text()
 
 
 BAD = "apiVersion: zimage.dev/v1alpha1\nkind: ZImageService\nmetadata: {name: a, namespace: b}\nspec: {}\n"
