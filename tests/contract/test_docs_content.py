@@ -80,9 +80,11 @@ FOREIGN = re.compile(
 )
 
 
-# An IngressClass's, Traefik's own, kinds as rights name them, the manifest's, and the posture's.
+# An IngressClass's, Traefik's, Envoy's and Argo CD's own, kinds as rights name them, the manifest's, the posture's.
 ELSEWHERE = {
     *("spec.controller", "forwardedHeaders.trustedIPs", "deployments.apps", "jobs.batch"),
+    *("headers.requestID", "retry.refresh"),
+    *("application.sync.impersonation.enabled", "application.sync.impersonation.enforced"),
     *("source.digest", "limits.maxPixels", "model.strategy"),
 }
 
