@@ -300,9 +300,9 @@ def test_no_model_then_a_model_then_a_drain(make_worker, tiny_model, tmp_path: P
     assert made.process.wait(60) == 0
 
 
-def test_the_rate_is_kept_per_address(make_worker, tiny_model, eventually) -> None:
+def test_the_rate_is_kept_per_address(make_worker, tmp_path: Path, eventually) -> None:
     made = make_worker(
-        tiny_model, ZIMAGE_AUTH_MODE="None", ZIMAGE_RATE_LIMIT_BURST="3", ZIMAGE_RATE_LIMIT_PER_MINUTE="1"
+        tmp_path / "no-model", ZIMAGE_AUTH_MODE="None", ZIMAGE_RATE_LIMIT_BURST="3", ZIMAGE_RATE_LIMIT_PER_MINUTE="1"
     )
     eventually(lambda: made.api.get("/healthz").status_code == 200)
     codes = [made.api.get("/v1/models", headers={"X-Forwarded-For": f"{n}, 203.0.113.1"}).status_code for n in range(5)]
