@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -88,6 +89,19 @@ class Edge:
             (self.address, self.https_port), PATIENCE_SECONDS, ((source or next(self.sources)) or "", 0)
         )
         return self.context().wrap_socket(raw, server_hostname=self.hosts[service])
+
+
+def serial(edge: Edge) -> str:
+    """Which certificate it shows."""
+    raw = socket.create_connection((edge.address, edge.https_port), 60)
+    with edge.context().wrap_socket(raw, server_hostname=edge.hosts["basic"]) as wrapped:
+        return str((wrapped.getpeercert() or {})["serialNumber"])
+
+
+def asking(edge: Edge, stop: Event) -> Iterator[int]:
+    """One request after the other until told to stop."""
+    while not stop.is_set():
+        yield edge.ask("basic", auth=ALICE).status_code
 
 
 def giver(answer: httpx.Response) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
@@ -19,7 +17,7 @@ from zimage_operator.entrances import Verdict, read_verdict
 
 from . import traefik
 from .api_stub import ApiStub
-from .client import ALICE, USER, Edge, eventually
+from .client import ALICE, USER, Edge, asking, eventually, serial
 from .conftest import OF_TRAEFIK
 from .town import Town, with_namespace
 
@@ -37,18 +35,6 @@ def edge(request: pytest.FixtureRequest, traefiks: dict[str, Edge]) -> Edge:
 @pytest.fixture
 def stub(api: tuple[ApiStub, str]) -> ApiStub:
     return api[0]
-
-
-def serial(edge: Edge) -> str:
-    raw = socket.create_connection((edge.address, edge.https_port), 60)
-    with edge.context().wrap_socket(raw, server_hostname=edge.hosts["basic"]) as wrapped:
-        return str((wrapped.getpeercert() or {})["serialNumber"])
-
-
-def asking(edge: Edge, stop: Event) -> Iterator[int]:
-    """One request after the other until told to stop."""
-    while not stop.is_set():
-        yield edge.ask("basic", auth=ALICE).status_code
 
 
 def test_a_new_certificate_is_served_and_no_request_is_dropped(edge: Edge, town: Town, stub: ApiStub) -> None:

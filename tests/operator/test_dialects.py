@@ -45,7 +45,7 @@ def test_envoy_tells_the_worker_whose_password_it_asks_about() -> None:
     edge = GATEWAYS["gateway.envoyproxy.io/gatewayclass-controller"]
     (asking,) = (item["spec"]["extAuth"] for item in told(edge, behind(edge)) if "extAuth" in item["spec"])
     assert asking["headersToExtAuth"] == ["x-forwarded-for"]
-    assert asking["failOpen"] is False
+    assert (asking["failOpen"], asking["statusOnError"]) == (False, 503)
 
 
 # Each field with another value than its default, and under what name it is left to the workers.

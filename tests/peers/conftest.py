@@ -15,9 +15,8 @@ import pytest
 from cluster import binaries
 from cluster.control_plane import ControlPlane
 from cluster.programs import Programs
-from edge.conftest import cannot
 from standalone.places import Place
-from support import Operator, install
+from support import Operator, install, tier_cannot_run
 from worker.conftest import tiny_model
 
 # The worker's own fixture.
@@ -38,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def place() -> Iterator[Place]:
     """A host without a network but its own."""
     if sys.platform != "linux" or os.geteuid() != 0:
-        cannot("the peers of the edge run in a network namespace: they need Linux and root")
+        tier_cannot_run("the peers of the edge run in a network namespace: they need Linux and root")
     made = Place("peers")
     made.run("ip", "route", "add", "local", ADDRESSES, "dev", "lo")
     yield made

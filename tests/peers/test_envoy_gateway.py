@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 
 from cluster.control_plane import ControlPlane
 from cluster.programs import Programs
-from edge.client import ALICE, Edge
+from edge.client import ALICE, Edge, asking, serial
 from edge.client import eventually as answered
 from edge.conftest import working
 from edge.given import GIVEN
@@ -28,6 +30,8 @@ from .envoy_gateway import CONTROLLER, PORTS, EnvoyGateway, entrance
 
 pytestmark = [pytest.mark.usefixtures("inside"), pytest.mark.timeout(300, func_only=True)]
 NAME = "gateway-envoy"
+# An address of the place at which nothing listens.
+NOBODY = "10.77.0.200"
 GATEWAY = {"parentRef": {"name": "edge", "sectionName": "https"}}
 
 
@@ -74,6 +78,8 @@ def at_home(cluster: ControlPlane, town: Town) -> None:
     claim(cluster, NAME)
     limited = 'object.metadata.?labels["app.kubernetes.io/instance"].orValue("") == "limited"'
     address = f'{limited} ? "{town.addresses["limited"]}" : "{town.addresses["any"]}"'
+    # What a test has written since stays.
+    address = f'object.metadata.?annotations[?"fakenode/address"].orValue({address})'
     path = "/metadata/annotations/fakenode~1address"
     cluster.apply(
         *mutation(NAME, NAME, ("", "v1", "pods"), f'[JSONPatch{{op: "add", path: "{path}", value: {address}}}]')
@@ -133,3 +139,37 @@ def test_who_guesses_is_refused_alone(edge: Edge) -> None:
     answered(lambda: guess(guesser) == 403, "the guesser is refused")
     assert guess(next(edge.sources)) == 401
     assert edge.ask("basic", auth=ALICE).status_code == 200
+
+
+def test_a_new_certificate_is_served_and_no_request_is_dropped(edge: Edge, operator: Operator, services: Town) -> None:
+    before, stop, seen = serial(edge), Event(), list[int]()
+    client = Thread(target=lambda: seen.extend(asking(edge, stop)))
+    client.start()
+    try:
+        services.renew(NAME)
+        operator.cluster.apply(services.tls_secret(NAME))
+        answered(lambda: serial(edge) != before, "the new certificate is served")
+    finally:
+        stop.set()
+        client.join()
+    assert set(seen) == {200}
+
+
+def test_while_no_worker_answers_it_is_503_and_names_no_software(edge: Edge, operator: Operator) -> None:
+    """Without Retry-After: Envoy has none to give, and a worker that drains has said its own before.
+
+    At the pod's new address nobody listens, as while a worker starts. That it is not ready as well would not do: of
+    workers of whom none is ready Envoy goes on to ask those that are not.
+    """
+    pods = ("-n", NAME, "annotate", "--overwrite", "pods", "-l", "app.kubernetes.io/instance=basic")
+    home = operator.cluster.get("pods", "-n", NAME, "-l", "app.kubernetes.io/instance=basic")["items"][0]
+    try:
+        operator.cluster.kubectl(*pods, f"fakenode/address={NOBODY}")
+        answered(lambda: edge.ask("basic", auth=ALICE).status_code == 503, "nobody is there")
+        for answer in (edge.ask("basic", auth=ALICE), edge.ask("basic")):
+            assert answer.status_code == 503
+            assert not re.search(r"\d", answer.headers.get("server", ""))
+            assert not re.search(r"envoy|\d\.\d", answer.text, re.IGNORECASE)
+    finally:
+        operator.cluster.kubectl(*pods, f"fakenode/address={home['status']['podIP']}")
+    answered(lambda: edge.ask("basic", auth=ALICE).status_code == 200, "the worker is back")

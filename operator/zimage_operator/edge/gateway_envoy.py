@@ -60,9 +60,9 @@ def security(service: ZImageService, *, asks: bool) -> Manifest:
     if asks and checked(service):
         backend = {"group": "", "kind": "Service", "name": service.name, "port": HTTP_PORT}
         # Without the address all guesses would be one client's, and the first guesser would lock out everybody.
-        told = {"headersToExtAuth": ["x-forwarded-for"]}
-        http = {"backendRefs": [backend], "pathOverride": VERIFY}
-        spec["extAuth"] = {"failOpen": False, **told, "http": http}
+        told = {"headersToExtAuth": ["x-forwarded-for"], "http": {"backendRefs": [backend], "pathOverride": VERIFY}}
+        # By itself it answers 403 while no worker is there to be asked, as if the password were the matter.
+        spec["extAuth"] = {"failOpen": False, "statusOnError": 503, **told}
     if ranges := published(service).allowed_source_ranges:
         rule = {"action": "Allow", "principal": {"clientCIDRs": list(ranges)}}
         spec["authorization"] = {"defaultAction": "Deny", "rules": [rule]}
