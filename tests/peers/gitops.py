@@ -15,7 +15,7 @@ import yaml
 
 from cluster import binaries
 from cluster.control_plane import ControlPlane
-from support import CLASS, ROOT, Operator, eventually
+from support import ROOT, Operator, eventually, install
 
 EXAMPLE = ROOT / "docs" / "gitops" / "example"
 # Where the example's production service lives.
@@ -29,12 +29,8 @@ STALLED = "  gpu: {memory: 24Gi}\n  generation: {maxPixels: 16777216}\n"
 def town(folder: Path) -> Iterator[Operator]:
     """A control plane of its own with the operator beside it, and the admission policy in force."""
     with ControlPlane(gpus=4) as cluster:
-        others = (binaries.traefik_crds(), *binaries.gitops_crds())
-        for crds in (ROOT / "crds", *others, ROOT / "operator" / "admission-policy.yaml"):
-            cluster.kubectl("apply", "--server-side", "-f", crds)
-        documents = list(yaml.safe_load_all((ROOT / "operator" / "install.yaml").read_text()))
-        # Here the operator runs beside the cluster: its Deployment would be a second one.
-        cluster.apply(CLASS, *(item for item in documents if item["kind"] != "Deployment"))
+        install(cluster, binaries.traefik_crds(), *binaries.gitops_crds())
+        cluster.kubectl("apply", "--server-side", "-f", ROOT / "operator" / "admission-policy.yaml")
         operator = Operator(cluster, folder)
         operator.start_and_lead()
         yield operator
