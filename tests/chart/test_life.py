@@ -63,12 +63,29 @@ def fields(crd: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def people(cluster: ControlPlane, place: str) -> None:
+    """Who has Kubernetes' own `edit` writes services, who has `view` reads them: its controller has added the rules."""
+    for role in ("edit", "view"):
+        cluster.kubectl("-n", place, "create", "rolebinding", role, f"--clusterrole={role}", f"--user=who-{role}s")
+
+    def may(user: str, verb: str, what: str = "zimageservices.zimage.dev") -> bool:
+        command = [cluster.facts["kubectl"], "auth", "can-i", verb, *what.split(), "-n", place, f"--as={user}"]
+        return cluster.run(command, check=False).stdout.strip() == "yes"
+
+    eventually(lambda: may("who-edits", "create") and may("who-views", "list"), "the rules are added")
+    assert may("who-edits", "patch", "zimageservices.zimage.dev --subresource=scale")
+    assert not may("who-views", "patch")
+    assert not may("who-edits", "patch", "zimageservices.zimage.dev --subresource=status")
+    assert not may("anybody", "list")
+
+
 def test_the_life_of_a_release(control_plane: ControlPlane, helm: Helm, previous: Path, tmp_path: Path) -> None:
     """Installed, upgraded, rolled back, removed, and installed again: no serving pod notices any of it."""
     cluster, home, place = control_plane, "zimage-system", "life"
     space(cluster, home, place)
     claim(cluster, place)
     helm("install", "zimage-operator", previous, "-n", home, *WAIT)
+    people(cluster, place)
     with running(cluster, home, tmp_path / "first"):
         cluster.apply(smallest(namespace=place, **SERVICE))
         wait_for(cluster, place, "Ready")

@@ -21,6 +21,17 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{- /* The same for a ClusterRole that is to be part of one of Kubernetes' own: `into`. */ -}}
+{{- define "aggregated" -}}
+labels:
+  rbac.authorization.k8s.io/aggregate-to-{{ .into }}: "true"
+  {{- include "labels" . | nindent 2 }}
+{{- with .Values.annotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- /* The pods' own labels: selectors and the workers' NetworkPolicies know them by this one. */ -}}
 {{- define "selector" -}}
 app.kubernetes.io/name: zimage-operator
