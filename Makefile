@@ -28,7 +28,7 @@ test: install ## Every tier of tests that this machine can run
 	@$(BIN)/python tools/run_tests.py
 
 test-peers: install ## The operator beside the real cert-manager, Envoy Gateway, Flux and Argo CD (builds them once: 25 min)
-	@$(BIN)/python tools/run_tests.py -m peers tests/peers
+	@$(BIN)/python tools/run_tests.py peers
 
 test-unit: install ## The tests that need no cluster, in seconds
 	@$(BIN)/pytest -q -m "not control_plane and not node and not gpu and not peers"

@@ -22,8 +22,8 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parent.parent
 # Some 3,000 ran on 2026-11-25; fewer than this means that a tier has vanished.
 FLOOR = 2900
-# A tier of its own (make test-peers): programs of others, which take long to build.
-APART = {"peers"}
+# A tier of its own (make test-peers): programs of others, which take long to build; and the floor of it.
+APART, APART_FLOOR = "peers", 50
 # Folders that share a control plane, a node, or a look at the whole machine are one lane, one process.
 # Two at a time: half of the tests wait for a cluster while the other half compute. Longest first.
 TOGETHER = {"contract": "worker", "chart": "node", "cluster": "node", "demo": "node"}
@@ -48,12 +48,17 @@ class Ran:
 
 
 def main() -> int:
-    """Run pytest with what was given on the command line, or everything; give the exit code."""
-    if sys.argv[1:]:
-        return subprocess.run(command(*sys.argv[1:]), cwd=ROOT, env=environment(), check=False).returncode
+    """Run everything but the tier apart, or with its name that alone; give the exit code."""
+    if sys.argv[1:] == [APART]:
+        return judged({APART: [f"tests/{APART}"]}, APART_FLOOR)
+    return judged(lanes(), FLOOR)
+
+
+def judged(wanted: dict[str, list[str]], floor: int) -> int:
+    """Run these lanes, look again at what failed, and say how it ended; give the exit code."""
     began = time.monotonic()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        runs = list(pool.map(lambda item: run(*item), lanes().items()))
+        runs = list(pool.map(lambda item: run(*item), wanted.items()))
     counts = {kind: sum(each.counts[kind] for each in runs) for kind in ("failed", "passed", "skipped")}
     unsteady = [name for each in runs for name in each.failed]
     # A run that was killed (negative) or broke off says more than a test that failed.
@@ -62,8 +67,8 @@ def main() -> int:
         code = 0
         counts = {**counts, "failed": 0, "passed": counts["passed"] + counts["failed"], "unsteady": len(unsteady)}
         print("\n".join(f"UNSTEADY {name} failed beside others, and passed {TRIES} times alone" for name in unsteady))
-    if not code and counts["passed"] < FLOOR:
-        print(f"only {counts['passed']} tests ran, at least {FLOOR} are expected: which tier was skipped, and why?")
+    if not code and counts["passed"] < floor:
+        print(f"only {counts['passed']} tests ran, at least {floor} are expected: which tier was skipped, and why?")
         code = 1
     print(closing(counts, time.monotonic() - began))
     return code
@@ -72,7 +77,7 @@ def main() -> int:
 def lanes() -> dict[str, list[str]]:
     """Give the folders of each lane, the longest lanes first."""
     found: dict[str, list[str]] = {name: [] for name in LONGEST}
-    for folder in sorted({path.parent.name for path in ROOT.glob("tests/*/test_*.py")} - APART):
+    for folder in sorted({path.parent.name for path in ROOT.glob("tests/*/test_*.py")} - {APART}):
         found.setdefault(TOGETHER.get(folder, folder), []).append(f"tests/{folder}")
     return found
 
