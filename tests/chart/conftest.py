@@ -33,3 +33,10 @@ def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
 def helm(offline: Helm, control_plane: ControlPlane, tmp_path: Path) -> Helm:
     """Helm as the cluster's administrator."""
     return Helm(tmp_path, control_plane)
+
+
+@pytest.fixture(scope="module")
+def untouched(control_plane: ControlPlane) -> ControlPlane:
+    """As a cluster that has never heard of us: the CRD that a former release has left belongs to that release."""
+    control_plane.kubectl("delete", "crd", "zimageservices.zimage.dev", "--ignore-not-found", "--timeout=60s")
+    return control_plane

@@ -58,7 +58,8 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(control_plane: ControlPlane, offline: Helm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def scene(untouched: ControlPlane, offline: Helm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    control_plane = untouched
     install()
     folder = tmp_path_factory.mktemp("watched")
     helm = Helm(folder, control_plane)
