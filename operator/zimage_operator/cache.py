@@ -23,6 +23,8 @@ from .neighbours import controller, is_stranger
 from .observed import Facts, PodFacts, owner_uid, read
 
 ENTRANCE_KINDS = frozenset(kind.name for kind in ENTRANCES)
+# So many that are gone are remembered, the longest gone forgotten first: far more than answers can be under way.
+BURIED_MAX = 5_000
 
 
 @dataclass(slots=True)
@@ -61,6 +63,14 @@ class Cache:
         self.neighbourhood = Neighbourhood()
         # Digest of the intent that this process applied last: unlike the annotation it cannot be forged.
         self.applied: dict[Ref, str] = {}
+        # The resource version at which a uid was seen to go: the answer to a write of ours may come in after that.
+        self.buried: dict[str, int] = {}
+
+    def bury(self, uid: str, at: int) -> None:
+        """Note that an object is gone. One that only lost its label comes back as a later version."""
+        self.buried[uid] = at
+        if len(self.buried) > BURIED_MAX:
+            del self.buried[next(iter(self.buried))]
 
     def observe(
         self, kind: str, item: Mapping[str, Any], *, deleted: bool = False, verified: bool = False
@@ -71,6 +81,11 @@ class Cache:
         versions of one kind can be compared (KEP-5504). `verified`: it need not be compared
         with what is wanted any more.
         """
+        uid = item["metadata"]["uid"]
+        if deleted:
+            self.bury(uid, version(item))
+        elif version(item) <= self.buried.get(uid, -1):
+            return []
         if kind == KIND:
             return self.observe_service(item, deleted=deleted)
         if kind in ENTRANCE_KINDS:
@@ -192,6 +207,7 @@ class Cache:
             gone = [key for key, body in self.services.items() if lost(body, uids, up_to, namespace)]
             rivals: set[Key] = set()
             for key in gone:
+                self.bury(self.services[key]["metadata"]["uid"], up_to)
                 rivals |= self.claim(key, self.services.pop(key), None)
             return [*gone, *rivals]
         if kind == NAMESPACES.name:
@@ -204,6 +220,7 @@ class Cache:
         ]
         keys = [self.children[ref].key for ref in missing]
         for ref in missing:
+            self.bury(self.children[ref].uid, up_to)
             self.forget(ref)
         return [*keys, *concerned]
 

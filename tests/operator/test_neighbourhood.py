@@ -121,6 +121,29 @@ def test_rivals_for_a_host_are_told_of_each_change(cache: Cache) -> None:
     assert set(cache.sweep("ZImageService", ["team-b-studio"], 9)) == {STUDIO}
 
 
+def test_an_answer_to_a_write_that_comes_after_the_word_of_its_end_makes_nothing_of_it(cache: Cache) -> None:
+    """Seen with a service that was deleted as its status was written: its ghost held the host for ten minutes."""
+    answer = service(ATELIER, "a.example.org", 3)
+    cache.observe("ZImageService", service(ATELIER, "a.example.org", 2))
+    cache.observe("ZImageService", service(ATELIER, "a.example.org", 4), deleted=True)
+    assert cache.observe("ZImageService", answer) == []
+    assert ATELIER not in cache.services
+    assert {one.name for one in cache.surroundings(STUDIO, "a.example.org").claims} == {"studio"}
+    # Another of the same name is another; and so it is where a list, and no event, told of the end.
+    fresh = {**answer, "metadata": {**answer["metadata"], "uid": "another"}}
+    assert ATELIER in cache.observe("ZImageService", fresh)
+    cache.sweep("ZImageService", ["team-a-studio", "team-b-studio"], 9)
+    assert cache.observe("ZImageService", fresh) == []
+
+
+def test_a_child_that_is_gone_stays_gone_and_one_that_lost_its_label_comes_back(cache: Cache) -> None:
+    cache.observe("Service", owned("studio", "studio", version=5))
+    cache.observe("Service", owned("studio", "studio", version=7), deleted=True)
+    assert cache.observe("Service", owned("studio", "studio", version=6)) == []
+    assert cache.children == {}
+    assert cache.observe("Service", owned("studio", "studio", version=8)) == [STUDIO]
+
+
 def owned(by: str, name: str, **more: Any) -> dict[str, Any]:
     owner = {"apiVersion": API_VERSION, "kind": "ZImageService", "name": by, "uid": "team-a-studio", "controller": True}
     return item("Service", name, labels=labels(by), ownerReferences=[owner], **more)
