@@ -11,8 +11,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from cluster.control_plane import CommandFailed, ControlPlane
 from releases import CHART, Helm, told
-from support import ROOT
+from support import ROOT, eventually
 from zimage_operator import settings
 from zimage_operator.bounds import Bounds
 from zimage_operator.names import OPERATOR_POD_LABELS
@@ -64,6 +65,36 @@ def named(items: list[dict[str, Any]], kind: str, name: str = "zimage-operator")
 def container(items: list[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = named(items, "Deployment")["spec"]["template"]["spec"]["containers"][0]
     return found
+
+
+@pytest.mark.control_plane
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_pods_of_a_variant_are_admitted_where_only_restricted_ones_are(
+    control_plane: ControlPlane, offline: Helm, variant: str
+) -> None:
+    """The API server's own judgement, of the pods as such: of a Deployment it would only warn."""
+    place = f"judged-{variant}"
+    restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
+    control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": place, "labels": restricted}})
+    eventually(lambda: control_plane.kubectl("-n", place, "get", "sa", "-o", "name"), "pods may be made")
+    pods = [pod for item in offline.render(VARIANTS[variant]) if (pod := pod_of(item, place))]
+    assert pods
+    for pod in pods:
+        control_plane.kubectl("create", "--dry-run=server", "-f", "-", input=json.dumps(pod))
+    pods[0]["spec"]["hostNetwork"] = True
+    with pytest.raises(CommandFailed, match="violates PodSecurity"):
+        control_plane.kubectl("create", "--dry-run=server", "-f", "-", input=json.dumps(pods[0]))
+
+
+def pod_of(item: dict[str, Any], place: str) -> dict[str, Any] | None:
+    """The pod that an object is, or that it would have made; nothing for others."""
+    found = item if item["kind"] == "Pod" else item.get("spec", {}).get("template")
+    if not found or "containers" not in found.get("spec", {}):
+        return None
+    # The account is the release's own, and is not there.
+    spec = {key: value for key, value in found["spec"].items() if key != "serviceAccountName"}
+    head = {"name": "judged", "namespace": place, "labels": found["metadata"].get("labels", {})}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": head, "spec": spec}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
