@@ -283,10 +283,14 @@ def smuggling(edge: Edge) -> str:
         answer = edge.ask("basic", auth=ALICE, headers={"X-Request-Id": name})
         assert (answer.status_code, answer.headers["x-request-id"]) == (200, name)
     name = re.compile(rf"smuggled-{re.escape(edge.name)}-\w+")
-    reached, seen = (set(name.findall(log())) for log in (edge.worker_log, edge.edge_log))
-    # Some of them every edge takes for a second request, rightly: the names are found where they have to be.
-    assert seen
-    assert reached <= seen, f"the worker was asked what the edge never saw: {sorted(reached - seen)}"
+
+    def all_seen() -> bool:
+        """Some of them every edge takes for a second request, rightly: the names are found where they have to be."""
+        reached, seen = (set(name.findall(log())) for log in (edge.worker_log, edge.edge_log))
+        return bool(seen) and reached <= seen
+
+    # An edge writes its line last, and Envoy some ten seconds after that.
+    eventually(all_seen, "what the worker was asked is in the edge's log: if not, the edge never saw it")
     return "edge"
 
 
