@@ -34,7 +34,7 @@ class Namespaces:
         if deleted:
             if old is None or old.uid != uid:
                 return before, before
-            self.forget(name)
+            del self.seen[name]
             return before, None
         if old and old.uid == uid and old.version >= version:
             return before, before
@@ -46,12 +46,8 @@ class Namespaces:
         """Forget what a full list no longer holds; give the labels of each."""
         gone = {name: one for name, one in self.seen.items() if one.uid not in alive and one.version <= up_to}
         for name in gone:
-            self.forget(name)
+            del self.seen[name]
         return [one.labels for one in gone.values()]
-
-    def forget(self, name: str) -> None:
-        """Drop one."""
-        del self.seen[name]
 
     def carrying(self, wanted: Labels) -> tuple[str, ...] | None:
         """Name the namespaces that carry all of some labels; None where none is known at all."""

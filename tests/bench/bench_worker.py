@@ -6,6 +6,7 @@ what else runs on the machine troubles both. Absolute goals mean little on a bus
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import statistics
@@ -53,6 +54,7 @@ def rows(worker: Worker, bare: Bare) -> Iterator[Row]:
     yield first_event(worker)
     yield rejecting(worker)
     yield from memory(worker)
+    yield collection()
 
 
 def shown(row: Row) -> bool:
@@ -275,6 +277,17 @@ def memory(worker: Worker) -> Iterator[Row]:
         grown = slope(worker, count, work)
         measured = f"{grown:+.2f} MB per 1,000; {warmed:+.1f} MB in {WARM_UP} before"
         yield f"RSS over {count} {name}", measured, "≤ 1 MB per 1,000", grown <= 1
+
+
+def collection() -> Row:
+    """A full garbage collection in a process that has loaded the same model: as it comes, and as the worker has it."""
+    from zimage_worker.engines.zimage import settle
+
+    gc.collect()
+    whole = seconds(gc.collect) * 1000
+    settle()
+    frozen = seconds(gc.collect) * 1000
+    return "a full garbage collection", f"{frozen:.2f} ms, {whole:.0f} if nothing is frozen", "≤ 10 ms", frozen <= 10
 
 
 if __name__ == "__main__":

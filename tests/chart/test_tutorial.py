@@ -41,8 +41,9 @@ def test_only_what_needs_more_than_an_api_server_is_left_out() -> None:
     assert PAGE.read_text().count("```sh") == len(left) + len(list(blocks()))
 
 
-def test_every_block_of_the_tutorial_works(untouched: ControlPlane, helm: Helm, tmp_path: Path) -> None:
-    control_plane = untouched
+def test_every_block_of_the_tutorial_works(
+    control_plane: ControlPlane, untouched: None, helm: Helm, tmp_path: Path
+) -> None:
     for crds in (binaries.traefik_crds(), binaries.gateway_crds()):
         control_plane.kubectl("apply", "--server-side", "-f", crds)
     control_plane.apply(CLASS)

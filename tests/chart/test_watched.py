@@ -58,8 +58,9 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(untouched: ControlPlane, offline: Helm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    control_plane = untouched
+def scene(
+    control_plane: ControlPlane, untouched: None, offline: Helm, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Scene]:
     install()
     folder = tmp_path_factory.mktemp("watched")
     helm = Helm(folder, control_plane)

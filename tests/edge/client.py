@@ -49,6 +49,10 @@ class Edge:
     # Addresses to connect from: fresh ones, and one that `narrow` admits. None: whatever the kernel takes.
     sources: Iterator[str | None] = field(default_factory=loopback)
     inside: str | None = "127.7.0.1"
+    # What only some do, and harms nobody: a path is answered by a redirect to itself without its tricks, with this
+    # status; a header whose name has an underscore is refused (400), and the whole request with it.
+    redirects: frozenset[int] = frozenset({301, 308})
+    refuses_underscores: bool = False
 
     def context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.ca))

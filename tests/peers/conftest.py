@@ -19,6 +19,8 @@ from standalone.places import Place
 from support import Operator, install, tier_cannot_run
 from worker.conftest import tiny_model
 
+from .gitops import Repository, town
+
 # The worker's own fixture.
 __all__ = ["tiny_model"]
 
@@ -85,3 +87,16 @@ def programs(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     for process in made.running.values():
         process.terminate()
         process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """For the tools of Git, one for each of them, with the operator beside it."""
+    with town(tmp_path_factory.mktemp("operator")) as running:
+        yield running.cluster
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """What they sync."""
+    return Repository(tmp_path_factory.mktemp("git") / "fleet")

@@ -20,6 +20,10 @@ from support import ROOT, Operator, eventually, install
 EXAMPLE = ROOT / "docs" / "gitops" / "example"
 # Where the example's production service lives.
 TEAM, STUDIO = "team-a", "teams/team-a/base/studio.yaml"
+# What syncs it is called so in both tools.
+PRODUCTION = "team-a-production"
+# The versions of each kind of object, from nothing on.
+Story = dict[str, list[dict[str, Any]]]
 # What the CRD refuses, and what only the operator can know: 16 megapixels do not fit into this memory.
 REFUSED = "  replicas: -1\n"
 STALLED = "  gpu: {memory: 24Gi}\n  generation: {maxPixels: 16777216}\n"

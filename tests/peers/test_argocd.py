@@ -10,20 +10,21 @@ import pytest
 
 from cluster.control_plane import ControlPlane
 from recorder import Recorder
-from support import Operator, claim, eventually
+from support import claim, eventually
 
 from .gitops import (
+    PRODUCTION,
     REFUSED,
     STALLED,
     STUDIO,
     TEAM,
     Repository,
+    Story,
     at_rest,
     everything,
     owned,
     service,
     serving,
-    town,
     vault_answers,
     word,
     workers,
@@ -32,32 +33,14 @@ from .gitops_argocd import SYSTEM, ArgoCD
 
 # The time limit is for the test: a cold start builds Argo CD for minutes.
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(300, func_only=True)]
-PRODUCTION = "team-a-production"
-Story = dict[str, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    with town(tmp_path_factory.mktemp("operator")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def cluster(operator: Operator) -> ControlPlane:
-    return operator.cluster
-
-
-@pytest.fixture(scope="module")
-def argocd(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArgoCD]:
-    running = ArgoCD(operator.cluster, tmp_path_factory.mktemp("argocd"))
+def argocd(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArgoCD]:
+    running = ArgoCD(cluster, tmp_path_factory.mktemp("argocd"))
     running.start()
     yield running
     running.stop()
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    return Repository(tmp_path_factory.mktemp("git") / "fleet")
 
 
 @pytest.fixture(scope="module")

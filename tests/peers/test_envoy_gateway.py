@@ -93,6 +93,7 @@ def edge(place: Place, services: Town, workers: dict[str, Worker], issuer: Issue
         name=NAME, address="127.0.0.1", https_port=PORTS["websecure"], http_port=PORTS["web"], ca=services.pki.ca_crt,
         hosts=services.hosts(NAME), token=issuer.token, edge_log=(programs.directory / "envoy.log").read_text,
         worker_log=workers["any"].stdout.read_text, metric=workers["any"].metric,
+        redirects=frozenset({301, 307, 308}), refuses_underscores=True,
     )  # fmt: skip
     with place.inside():
         for name in made.hosts:
