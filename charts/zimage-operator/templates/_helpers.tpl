@@ -11,21 +11,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 {{- end }}
 
-{{- /* What a metadata has beside name and namespace. */ -}}
+{{- /* What a metadata has beside name and namespace; `into`: the ClusterRole of Kubernetes' own that it is to be part of. */ -}}
 {{- define "metadata" -}}
 labels:
   {{- include "labels" . | nindent 2 }}
-{{- with .Values.annotations }}
-annotations:
-  {{- toYaml . | nindent 2 }}
+{{- with .into }}
+  rbac.authorization.k8s.io/aggregate-to-{{ . }}: "true"
 {{- end }}
-{{- end }}
-
-{{- /* The same for a ClusterRole that is to be part of one of Kubernetes' own: `into`. */ -}}
-{{- define "aggregated" -}}
-labels:
-  rbac.authorization.k8s.io/aggregate-to-{{ .into }}: "true"
-  {{- include "labels" . | nindent 2 }}
 {{- with .Values.annotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
