@@ -182,8 +182,8 @@ def load(
 def settle() -> None:
     """What lives as long as the process is not looked at by the garbage collector again.
 
-    That is some 440,000 objects of torch, diffusers and transformers: a full collection takes 0.3 s and more on a CPU of
-    the test machines (`make bench-worker`), in which neither a step nor an answer is made; after this, microseconds.
+    That is some 440,000 objects of torch, diffusers and transformers: a full collection takes 0.3 s and more on a
+    CPU of the test machines (`make bench-worker`), in which neither a step nor an answer is made; after this, microseconds.
     """
     gc.collect()
     gc.freeze()
