@@ -183,7 +183,8 @@ def settle() -> None:
     """What lives as long as the process is not looked at by the garbage collector again.
 
     That is some 440,000 objects of torch, diffusers and transformers: a full collection takes 0.3 s and more on a
-    CPU of the test machines (`make bench-worker`), in which neither a step nor an answer is made; after this, microseconds.
+    CPU of the test machines (`make bench-worker`), in which neither a step nor an answer is made. After this it
+    takes microseconds.
     """
     gc.collect()
     gc.freeze()
