@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import orjson
 from kubernetes.aio import client, config
 
 from . import metrics
@@ -178,13 +179,15 @@ class Api:
         headers = {"Accept": "application/json", "User-Agent": self.agent} | (
             {"Authorization": f"Bearer {token}"} if token else {}
         )
+        data = None
         if body is not None:
-            headers["Content-Type"] = content_type
+            headers["Content-Type"], data = content_type, orjson.dumps(body)
         with metrics.API_SECONDS.labels(verb).time():
             async with self.session.request(
-                verb, self.configuration.host + path, params=query, json=body, headers=headers
+                verb, self.configuration.host + path, params=query, data=data, headers=headers
             ) as answer:
-                document = await answer.json(content_type=None) if answer.content_type == "application/json" else {}
+                text = await answer.read()
+                document = orjson.loads(text) if answer.content_type == "application/json" else {}
                 return answer.status, document, float(answer.headers.get("Retry-After") or 1)
 
     async def pages(self, kind: Kind, namespace: str = "") -> AsyncIterator[tuple[list[dict[str, Any]], int]]:

@@ -7,10 +7,11 @@ the event loop alone: no locks.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from .entrances import Entrances, named
 from .exposure import Claim, Surroundings
@@ -46,7 +47,7 @@ class Seen:
     def live(self) -> Mapping[str, Any]:
         """Give the body that is still to be compared; only where there is one."""
         assert self.body is not None
-        return dict(json.loads(self.body))
+        return dict(orjson.loads(self.body))
 
 
 class Cache:
@@ -55,7 +56,8 @@ class Cache:
     def __init__(self) -> None:
         self.services: dict[Key, Mapping[str, Any]] = {}
         self.children: dict[Ref, Seen] = {}
-        self.by_key: dict[Key, set[Ref]] = {}
+        # The same once more, by the service that they are of.
+        self.by_key: dict[Key, dict[Ref, Seen]] = {}
         self.entrances = Entrances()
         self.namespaces = Namespaces()
         # The optional kinds that the cluster knows now.
@@ -141,11 +143,11 @@ class Cache:
         body = None if verified or kind == "Pod" else pack(item, whole=ref in self.applied)
         stamp = (head.get("annotations") or {}).get(HASH_ANNOTATION, "")
         if old:
-            self.by_key.get(old.key, set()).discard(ref)
+            self.by_key.get(old.key, {}).pop(ref, None)
             self.move_out(old)
         generation = head.get("generation", 0)
-        self.children[ref] = Seen(head["uid"], version(item), owner_uid(item), key, stamp, facts, body, generation)
-        self.by_key.setdefault(key, set()).add(ref)
+        seen = Seen(head["uid"], version(item), owner_uid(item), key, stamp, facts, body, generation)
+        self.children[ref] = self.by_key.setdefault(key, {})[ref] = seen
         if isinstance(facts, PodFacts) and facts.ip:
             self.neighbourhood.workers[facts.ip] = key
         # Another owner or, without one, another label moves the child: the service that lost it has to look.
@@ -169,8 +171,8 @@ class Cache:
     def forget(self, ref: Ref) -> None:
         """Drop what is no longer there."""
         gone = self.children.pop(ref)
-        refs = self.by_key.get(gone.key, set())
-        refs.discard(ref)
+        refs = self.by_key.get(gone.key, {})
+        refs.pop(ref, None)
         if not refs:
             self.by_key.pop(gone.key, None)
         self.move_out(gone)
@@ -181,19 +183,18 @@ class Cache:
         if isinstance(facts, PodFacts) and all(pod.ip != facts.ip for pod in self.pods(gone.key)):
             self.neighbourhood.workers.pop(facts.ip, None)
 
-    def of(self, key: Key) -> Iterator[tuple[Ref, Seen]]:
-        """Give every child and pod of one service."""
-        for ref in sorted(self.by_key.get(key, ())):
-            yield ref, self.children[ref]
+    def of(self, key: Key) -> Mapping[Ref, Seen]:
+        """Give every child and pod of one service, in no order."""
+        return self.by_key.get(key, {})
 
     def pods(self, key: Key) -> tuple[PodFacts, ...]:
         """Give the worker pods of one service, in a stable order."""
-        found = (seen.facts for _, seen in self.of(key) if isinstance(seen.facts, PodFacts))
-        return tuple(pod for pod in found if not pod.job)
+        found = (seen.facts for seen in self.of(key).values() if isinstance(seen.facts, PodFacts))
+        return tuple(sorted((pod for pod in found if not pod.job), key=lambda pod: pod.name))
 
     def fetchers(self, key: Key) -> tuple[PodFacts, ...]:
         """Give the pods of one service's download Jobs, the youngest last."""
-        found = (seen.facts for _, seen in self.of(key) if isinstance(seen.facts, PodFacts))
+        found = (seen.facts for seen in self.of(key).values() if isinstance(seen.facts, PodFacts))
         return tuple(sorted((pod for pod in found if pod.job), key=lambda pod: (pod.created, pod.name)))
 
     def sweep(self, kind: str, alive: Iterable[str], up_to: int, namespace: str = "") -> list[Key]:
@@ -243,7 +244,7 @@ class Cache:
 def pack(item: Mapping[str, Any], *, whole: bool) -> bytes:
     """Write down what is compared of an object; `whole`: and who holds which field."""
     head = item["metadata"] if whole else {k: v for k, v in item["metadata"].items() if k != "managedFields"}
-    return json.dumps({**{k: v for k, v in item.items() if k != "status"}, "metadata": head}).encode()
+    return orjson.dumps({**{k: v for k, v in item.items() if k != "status"}, "metadata": head})
 
 
 def version(item: Mapping[str, Any]) -> int:

@@ -335,11 +335,11 @@ class Cluster:
         order = [kind.name for kind in CHILDREN if not only or kind.name in only]
         owned = [
             (target, seen)
-            for target, seen in self.cache.of((service.namespace, service.name))
+            for target, seen in self.cache.of((service.namespace, service.name)).items()
             if seen.owner == service.uid and target.kind in order and target not in kept
             if target.kind not in NEVER_PRUNED
         ]
-        for target, seen in sorted(owned, key=lambda pair: order.index(pair[0].kind), reverse=True):
+        for target, seen in sorted(owned, key=lambda pair: (order.index(pair[0].kind), pair[0]), reverse=True):
             await self.delete(target, seen.uid)
 
     def choose(self, service: ZImageService, environment: Environment) -> Choice:
@@ -373,9 +373,10 @@ class Cluster:
             await self.delete(target, seen.uid)
 
     def jobs(self, service: ZImageService) -> dict[Ref, Seen]:
-        """Give a service's download Jobs."""
+        """Give a service's download Jobs, by name."""
         found = self.cache.of((service.namespace, service.name))
-        return {target: seen for target, seen in found if target.kind == "Job" and seen.owner == service.uid}
+        names = sorted(target for target in found if target.kind == "Job" and found[target].owner == service.uid)
+        return {target: found[target] for target in names}
 
     def claim(self, service: ZImageService) -> ClaimFacts | None:
         """Give what is known of the volume for fetched models."""
@@ -461,15 +462,16 @@ class Cluster:
     ) -> Observed:
         """Collect the facts about a service as they are known now."""
         key: Key = (service.namespace, service.name)
-        ours = [(target, seen) for target, seen in self.cache.of(key) if seen.owner == service.uid]
+        ours = {target: seen for target, seen in self.cache.of(key).items() if seen.owner == service.uid}
+        verdicts = {target: seen.facts for target, seen in ours.items() if isinstance(seen.facts, Verdict)}
         return Observed(
-            existing=frozenset(target for target, _ in ours),
+            existing=frozenset(ours),
             deployment=self.deployed(service),
             pods=self.cache.pods(key),
             receipt=self.receipt(service),
             reports=reports,
             entrance=entrance,
-            verdicts={target: seen.facts for target, seen in ours if isinstance(seen.facts, Verdict)},
+            verdicts=dict(sorted(verdicts.items(), key=lambda pair: pair[0])),
             refused=refused,
             probing=probing,
             clients=clients,

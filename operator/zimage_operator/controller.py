@@ -201,14 +201,15 @@ class Controller:
     def route(self, key: Key) -> str:
         """Say which route stands, with its helpers."""
         kinds = PROTECTION_KINDS | ROUTE_KINDS
-        return " ".join(f"{seen.uid} {seen.stamp}" for target, seen in self.cache.of(key) if target.kind in kinds)
+        found = (f"{seen.uid} {seen.stamp}" for target, seen in self.cache.of(key).items() if target.kind in kinds)
+        return " ".join(sorted(found))
 
     def gone(self, key: Key) -> None:
         """Forget a resource that was deleted; the garbage collector takes its children."""
         self.verifier.forget(key)
         self.judged.discard(key)
         self.pace.forget(key)
-        for target in [target for target, _ in self.cache.of(key)]:
+        for target in self.cache.of(key):
             self.cluster.forget(target)
         forget(key)
 

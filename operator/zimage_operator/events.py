@@ -28,6 +28,8 @@ NAMED_FIELDS = 8
 QUIET_SECONDS = 600.0
 # One that opens and closes the same hole all the time; who does it once a minute is told each time.
 FLAPPING_SECONDS = 60.0
+# Between two looks through all that was told.
+TIDY_SECONDS = 60.0
 CLOSE_SECONDS = 1.0
 
 
@@ -36,7 +38,9 @@ class Recorder:
 
     def __init__(self, api: Api, instance: str) -> None:
         self.api, self.instance = api, instance
+        # Until when each is not told again, and when those that may be were last thrown away.
         self.told: dict[object, float] = {}
+        self.tidied = 0.0
         self.tasks: set[asyncio.Task[None]] = set()
 
     def repaired(self, service: ZImageService, repair: Repair) -> None:
@@ -62,8 +66,9 @@ class Recorder:
     def fresh(self, what: object, quiet_seconds: float = QUIET_SECONDS) -> bool:
         """Whether this was not told a short while ago."""
         now = asyncio.get_running_loop().time()
-        self.told = {key: until for key, until in self.told.items() if until > now}
-        if what in self.told:
+        if now > self.tidied + TIDY_SECONDS:
+            self.tidied, self.told = now, {key: until for key, until in self.told.items() if until > now}
+        if self.told.get(what, now) > now:
             return False
         self.told[what] = now + quiet_seconds
         return True

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+import orjson
 
 from .bounds import Bounds
 from .names import API_VERSION, HASH_ANNOTATION, KIND, labels
@@ -38,8 +40,7 @@ class Environment:
     bounds: Bounds = field(default_factory=Bounds)
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Ref:
+class Ref(NamedTuple):
     """One object of the cluster by kind, namespace and name."""
 
     kind: str
@@ -84,8 +85,11 @@ def ref(item: Manifest) -> Ref:
 
 def digest(value: Any) -> str:
     """Give a short, stable digest of plain values (12 bytes: collisions do not happen by accident)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+    text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    if not text.isascii():
+        # As former operators wrote it: another digest of the same pod would start it anew.
+        text = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.blake2b(text, digest_size=12).hexdigest()
 
 
 def stamped(item: Manifest) -> Manifest:

@@ -80,6 +80,10 @@ class Part(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
     rules: ClassVar[tuple[Rule, ...]] = ()
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Give the same one: nobody can change it, and pydantic copies every default of every resource."""
+        return self
+
     @model_validator(mode="after")
     def obey(self) -> Self:
         """Check every rule; pydantic puts the path before the message."""

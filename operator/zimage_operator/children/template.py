@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from ..manifest import Environment, Manifest, digest
 from ..models import Weights, weights
@@ -29,7 +30,7 @@ class Template:
     # A newer one waits for a change of the spec.
     outdated: bool = False
 
-    @property
+    @cached_property
     def revision(self) -> str:
         """The digest of all of it: another revision starts new pods."""
         return digest([self.pod, self.settings])
