@@ -266,10 +266,24 @@ def drift(ours: Fleet, count: int) -> Row:
 
 
 def rival(ours: Fleet, seconds: float, count: int) -> Row:
-    """A competitor that rewrites one child fifty times a second, and what the others feel of it."""
+    """A competitor that rewrites one child fifty times a second, and what the others feel of it.
 
-    async def fight() -> None:
-        path, end = BY_NAME["Deployment"].path(*where(0)), time.monotonic() + seconds
+    Also what they feel of the same rewrites of a Deployment that is nobody's: so much of it is the API server's
+    and its controllers' part.
+    """
+    space, name = where(0)
+    deployments = BY_NAME["Deployment"]
+    labels = {"app": "stranger"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "nothing:1"}]}}
+    stranger = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "stranger"},
+        "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": template},
+    }
+
+    async def rewrite(path: str) -> None:
+        end = time.monotonic() + seconds
         async with ours.client() as client:
             number = 0
             while time.monotonic() < end:
@@ -278,25 +292,34 @@ def rival(ours: Fleet, seconds: float, count: int) -> Row:
                 await asyncio.gather(client.send("PATCH", path, body, MERGE), asyncio.sleep(0.02))
             print(f"  {number / seconds:.0f} rewrites a second", flush=True)
 
-    calm = p95(changes(ours, count))
-    ours.tail.quiet(2)
-    found: list[Entry] = []
-
-    async def both() -> list[float]:
-        battle = asyncio.create_task(fight())
+    async def meanwhile(path: str, found: list[Entry]) -> list[float]:
+        battle = asyncio.create_task(rewrite(path))
         latencies = await asyncio.to_thread(changes_within, ours, seconds - 5, found)
         await battle
         return latencies
 
-    latencies = asyncio.run(both())
+    async def nobodys() -> list[float]:
+        async with ours.client() as client:
+            await client.send("POST", deployments.path("default"), stranger)
+            latencies = await meanwhile(deployments.path("default", "stranger"), [])
+            await client.send("DELETE", deployments.path("default", "stranger"))
+        return latencies
+
+    calm = p95(changes(ours, count))
+    ours.tail.quiet(2)
+    beside = p95(asyncio.run(nobodys()))
+    ours.tail.quiet(2)
+    found: list[Entry] = []
+    felt = p95(asyncio.run(meanwhile(deployments.path(space, name), found)))
     found += ours.tail.new()
-    space, name = where(0)
     ours_on_it = [item for item in found if item.write and (item.namespace, item.name) == (space, name)]
     per_second = len(ours_on_it) / seconds
     print(f"  {Counter(item.resource + item.subresource for item in ours_on_it)}", flush=True)
-    others = f"p95 of the others {p95(latencies) * 1000:.0f} ms against {calm * 1000:.0f} ms"
-    measured = f"{per_second:.1f} writes/s on it; {others}"
-    return f"a competitor for {seconds:.0f} s", measured, "≤ 5; ≤ 2×", per_second <= 5 and p95(latencies) <= 2 * calm
+    others = (
+        f"{felt * 1000:.0f} ms against {calm * 1000:.0f} ms; beside one of nobody's Deployment {beside * 1000:.0f} ms"
+    )
+    measured = f"{per_second:.1f} writes/s on it; p95 of the others {others}"
+    return f"a competitor for {seconds:.0f} s", measured, "≤ 5; ≤ 2×", per_second <= 5 and felt <= 2 * calm
 
 
 def changes_within(ours: Fleet, seconds: float, found: list[Entry]) -> list[float]:
@@ -345,7 +368,7 @@ def takeover(ours: Fleet) -> Row:
 
 
 def faults(ours: Fleet) -> Row:
-    """Watches cut and 410s, in a row, while resources are changed."""
+    """Watches cut, 410s and API servers killed, in turns, while resources are changed."""
     ours.operator.stop()
     wanted: dict[int, str] = {}
 
@@ -354,7 +377,9 @@ def faults(ours: Fleet) -> Row:
             while not stop.is_set():
                 number, other = random.randrange(ours.count), f"other-{random.randrange(10**6)}"
                 body = {"spec": {"network": {"allowedNamespaces": ["dmz", other]}}}
-                with suppress(aiohttp.ClientError):
+                # Away for a moment: whether this one was made is not known, so the next must be.
+                with suppress(aiohttp.ClientError, RuntimeError):
+                    wanted.pop(number, None)
                     await client.send("PATCH", SERVICES.path(*where(number)), body, MERGE)
                     wanted[number] = other
                 await asyncio.sleep(0.1)
@@ -363,12 +388,13 @@ def faults(ours: Fleet) -> Row:
         stop = asyncio.Event()
         busy = asyncio.create_task(load(stop))
         for number in range(FAULTS):
-            await asyncio.to_thread((proxy.cut_watches, proxy.expire_watches)[number % 2])
+            await asyncio.to_thread(harms[number % len(harms)])
             await asyncio.sleep(2)
         stop.set()
         await busy
 
     with Proxy(ours.cluster) as proxy:
+        harms = (proxy.cut_watches, proxy.expire_watches, ours.cluster.restart_api_server)
         direct, ours.operator.kubeconfig = ours.operator.kubeconfig, proxy.kubeconfig(HOME, "zimage-operator")
         ours.start()
         ours.tail.quiet()
@@ -385,7 +411,7 @@ def faults(ours: Fleet) -> Row:
     told = f"{FAULTS} faults in {spent:.0f} s, {len(wanted)} resources changed meanwhile, {len(missed)} missed"
     measured = f"{told}; RSS {before:.0f} → {after:.0f} MiB"
     met = not missed and after <= before * 1.1
-    return f"watch drops and 410s with {ours.count}", measured, "0 missed; RSS flat", met
+    return f"watch drops, 410s and API server restarts with {ours.count}", measured, "0 missed; RSS flat", met
 
 
 def ready(replica: Operator) -> bool:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ from . import binaries, keeper
 from .keeper import RUNS, Facts
 from .pki import Pki, write_kubeconfig
 from .ports import free_ports
-from .programs import Programs
+from .programs import PATIENCE_SECONDS, Programs
 
 FILES = Path(__file__).parent / "files"
 SERVICE_CIDR = "10.96.0.0/16"
@@ -51,7 +53,11 @@ class Settings:
 
 
 def keep(directory: Path, options: Facts) -> Facts:
-    return bring_up(Programs(directory), Settings(**options["settings"]), options["programs"])
+    programs = Programs(directory)
+    facts = bring_up(programs, Settings(**options["settings"]), options["programs"])
+    # How `restart_api_server` asks: the programs are this process's.
+    signal.signal(signal.SIGHUP, lambda *_: programs.restart("kube-apiserver"))
+    return facts
 
 
 def bring_up(programs: Programs, settings: Settings, paths: Mapping[str, str]) -> Facts:
@@ -328,6 +334,22 @@ class ControlPlane(Cluster):
     def options(self) -> Facts:
         paths = {name: str(path) for name, path in binaries.programs("control-plane").items()}
         return {"settings": asdict(self.settings), "programs": paths}
+
+    def restart_api_server(self) -> None:
+        """Kill the API server and wait until another one, started the same, is ready."""
+        file = self.directory / "kube-apiserver.pid"
+        before, keeper_pid = file.read_text(), keeper.alive(self.directory)
+        assert keeper_pid, "the cluster has ended"
+        os.kill(keeper_pid, signal.SIGHUP)
+        end = time.monotonic() + PATIENCE_SECONDS
+        while file.read_text() in (before, "") or not self.answers():
+            if time.monotonic() > end:
+                raise CommandFailed(f"no new API server after {PATIENCE_SECONDS} s")
+            time.sleep(0.1)
+
+    def answers(self) -> bool:
+        """Whether the API server says that it is ready."""
+        return self.run([self.facts["kubectl"], "get", "--raw", "/readyz"], check=False).returncode == 0
 
     @property
     def etcd(self) -> str:

@@ -22,8 +22,17 @@ class Programs:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.commands: dict[str, tuple[tuple[str | Path, ...], Mapping[str, str] | None]] = {}
+
+    def restart(self, name: str) -> None:
+        """Kill a program and start it again as it was."""
+        self.running[name].kill()
+        self.running[name].wait()
+        command, env = self.commands[name]
+        self.start(name, *command, env=env)
 
     def start(self, name: str, *command: str | Path, env: Mapping[str, str] | None = None) -> None:
+        self.commands[name] = command, env
         with (self.directory / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 # Dies with whoever started it: see keeper.py.
