@@ -13,10 +13,12 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 import orjson
 from kubernetes.aio import client, config
+from yarl import URL
 
 from . import metrics
 from .errors import ClusterUnavailable, Conflict
@@ -182,10 +184,10 @@ class Api:
         data = None
         if body is not None:
             headers["Content-Type"], data = content_type, orjson.dumps(body)
+        # Names of objects need no quoting, and a query is quoted here: a tenth of a request's cost is looking for more.
+        url = URL(self.configuration.host + path + (f"?{urlencode(query)}" if query else ""), encoded=True)
         with metrics.API_SECONDS.labels(verb).time():
-            async with self.session.request(
-                verb, self.configuration.host + path, params=query, data=data, headers=headers
-            ) as answer:
+            async with self.session.request(verb, url, data=data, headers=headers) as answer:
                 text = await answer.read()
                 document = orjson.loads(text) if answer.content_type == "application/json" else {}
                 return answer.status, document, float(answer.headers.get("Retry-After") or 1)

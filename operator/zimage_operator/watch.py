@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 import random
 import signal
@@ -17,7 +18,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import kopf
-from kopf._cogs.clients import errors, watching
+import orjson
+from kopf._cogs.clients import api, errors, watching
 
 from .controller import Controller
 from .settings import Settings
@@ -160,6 +162,8 @@ async def watch(controller: Controller, settings: Settings, asked: asyncio.Event
     others = asyncio.all_tasks()
     original = watching.infinite_watch
     watching.infinite_watch = tapped(original, controller.streams)
+    # It reads every event of every stream with this.
+    api.json = orjson
     try:
         tasks = await kopf.spawn_tasks(
             registry=registry(controller),
@@ -175,4 +179,4 @@ async def watch(controller: Controller, settings: Settings, asked: asyncio.Event
             asyncio.get_running_loop().add_signal_handler(number, asked.set)
         await kopf.run_tasks(tasks, ignored=others)
     finally:
-        watching.infinite_watch = original
+        watching.infinite_watch, api.json = original, json
