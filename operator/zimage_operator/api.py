@@ -11,7 +11,6 @@ import os
 import random
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -35,15 +34,13 @@ MERGE_APPLY = "application/apply-patch+yaml"
 JSON_PATCH = "application/json-patch+json"
 
 
-@dataclass(frozen=True)
-class Credentials:
-    """What a client needs to reach the API server."""
+class Answer(aiohttp.ClientResponse):
+    """An answer whose JSON is read by orjson, whoever asks for it."""
 
-    server: str
-    ca_path: str | None
-    certificate_path: str | None
-    key_path: str | None
-    token: str | None
+    async def json(self, **_: Any) -> Any:
+        """Give the document; None where there is no body."""
+        text = await self.read()
+        return orjson.loads(text) if text else None
 
 
 class Denied(Exception):
@@ -123,10 +120,14 @@ class Api:
         text = await self.configuration.get_api_key_with_prefix("BearerToken")
         return str(text).removeprefix("bearer ").removeprefix("Bearer ") if text else None
 
-    async def credentials(self) -> Credentials:
-        """Give what another client needs to log in as we do."""
-        known = self.configuration
-        return Credentials(known.host, known.ssl_ca_cert, known.cert_file, known.key_file, await self.token())
+    async def session_of_streams(self) -> aiohttp.ClientSession:
+        """Open a session for another client that logs in as we do; whoever asked closes it."""
+        token = await self.token()
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=self.context()),
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            response_class=Answer,
+        )
 
     async def request(
         self,
