@@ -32,7 +32,9 @@ def changes(status: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[To
         same = (new.get("status"), new.get("reason")) == (old.get("status"), old.get("reason"))
         # A probe under way is no news; neither is what Ready says in the same words.
         quiet = kind == WALLS and (new.get("status") == "Unknown" or new.get("reason") == ready_reason(status))
-        if new and not same and not quiet:
+        # That work on a new resource has begun is no news either: a thousand of them would have a thousand such events.
+        begun = new.get("status") == "Unknown" and not old
+        if new and not same and not quiet and not begun:
             level = "Warning" if new["status"] == "False" else "Normal"
             yield Told(level, new["reason"], "Reconcile" if kind == "Ready" else "Probe", new["message"])
 

@@ -33,6 +33,14 @@ def test_ready_is_told_by_its_reason() -> None:
     assert told(status(READY), {}) == [("Normal", "Ready")]
 
 
+def test_that_work_on_a_new_resource_has_begun_is_not_told() -> None:
+    # The CRD's default: nobody has judged it.
+    new, waiting = {"observedGeneration": -1}, ("Ready", "Unknown", "WaitingForGPU")
+    assert told(status(waiting), new) == []
+    assert told(status(BROKEN), new) == [("Warning", "CrashLoop")]
+    assert told(status(waiting), status(("Ready", "Unknown", "Progressing"))) == [("Normal", "WaitingForGPU")]
+
+
 def test_walls_that_fall_and_stand_again_are_told_even_where_they_do_not_gate() -> None:
     assert told(status(READY, DOWN), status(READY, UP)) == [("Warning", "NotEnforced")]
     assert told(status(READY, UP), status(READY, DOWN)) == [("Normal", "Enforced")]
