@@ -23,6 +23,7 @@ from .leader import Leader
 from .logs import about, named
 from .manifest import Environment, Key, Ref
 from .measure import forget, measure
+from .memory import give_back
 from .neighbours import PolicyFacts, could_select
 from .pace import Pace
 from .reconcile import Outcome, Probing, reconcile
@@ -43,6 +44,7 @@ STATUS_BURST = 10
 STATUS_SECONDS = 2.0
 # A reconcile takes some tenths of a second; the next leader waits for the end of the last one.
 DRAIN_SECONDS = 1.0
+TIDY_SECONDS = 5.0
 
 
 class Controller:
@@ -70,11 +72,14 @@ class Controller:
         self.pace = Pace(STATUS_BURST, STATUS_SECONDS)
         # Whose status this process has judged by what it has seen itself.
         self.judged: set[Key] = set()
+        # Since memory was last given back.
+        self.worked = False
 
     async def run(self) -> None:
         """Fill the cache, wait for the lead, work. Ends only by an error or by cancellation."""
         try:
             await self.streams.sync()
+            give_back()
             if self.settings.leader_election:
                 self.api.fence = self.leader.check
                 await self.leader.acquire()
@@ -83,6 +88,7 @@ class Controller:
                 for _ in range(WORKERS):
                     group.create_task(self.work())
                 group.create_task(self.streams.resync())
+                group.create_task(self.tidy())
                 if self.settings.leader_election:
                     group.create_task(self.leader.hold())
         finally:
@@ -116,10 +122,19 @@ class Controller:
                 await asyncio.sleep(SYNC_RETRY_SECONDS)
         self.environment = replace(self.environment, former_worker_images=former)
 
+    async def tidy(self) -> None:
+        """Give memory back whenever there is nothing left to do."""
+        while True:
+            await asyncio.sleep(TIDY_SECONDS)
+            if self.worked and not self.queue:
+                self.worked = False
+                give_back()
+
     async def work(self) -> None:
         """Work on one key after the other; what an error means is read off its type."""
         while True:
             key = await self.queue.get()
+            self.worked = True
             self.health.begun(key, asyncio.get_running_loop().time())
             try:
                 with metrics.RECONCILE_SECONDS.time(), about(key):
