@@ -79,6 +79,21 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "an open port": ({"reports": {"u": Report("open", LOADED)}}, "NetworkPolicyEnforced", "NotEnforced"),
     "a cut network": ({"reports": {"u": Report("unreachable", None)}}, "NetworkPolicyEnforced", "ProbeFailed"),
     "no probe yet": ({"reports": {}}, "NetworkPolicyEnforced", "NotProbed"),
+    # What reports there are is of no account: a pod's address means nothing there.
+    "outside the cluster": ({"probing": False}, "NetworkPolicyEnforced", "NotProbed"),
+    "a worker that was not looked at": (
+        {"pods": (POD, replace(POD, uid="v", name="studio-y"))},
+        "NetworkPolicyEnforced",
+        "NotProbed",
+    ),
+    "one of two that is open": (
+        {
+            "pods": (POD, replace(POD, uid="v", name="studio-y")),
+            "reports": {"u": Report("blocked", LOADED), "v": Report("open", LOADED)},
+        },
+        "NetworkPolicyEnforced",
+        "NotEnforced",
+    ),
     "in an allowed namespace": ({"blind": True}, "NetworkPolicyEnforced", "NotProbed"),
     "a missing secret": (
         {"reports": posture(auth_problems=(Problem("SecretMissing", "no htpasswd"),))},
