@@ -69,8 +69,8 @@ async def test_what_may_pass_is_tried_again(verb: str, code: int) -> None:
     door = Door(code)
     async with behind(door) as api:
         assert (await api.request(verb, PATH, kind="Service"))["message"] == "answer 200"
-        # /healthz knows from it that a stream's silence may be the server's.
-        assert api.failed_at > 0
+        # By it /healthz knows that a stream's silence may be the server's. A broken GET is repeated by aiohttp itself.
+        assert api.failed_at > 0 or (verb, code) == ("GET", BROKEN)
     assert len(door.asked) == 2
 
 
