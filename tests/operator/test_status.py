@@ -230,6 +230,13 @@ def test_a_broken_network_is_never_called_enforced() -> None:
 def test_required_enforcement_withholds_and_withdraws() -> None:
     fresh = observed(existing=ALL - {Ref("Ingress", "team-a", "studio")}, reports={})
     assert withheld(REQUIRED, fresh, NOW)
+    # Where nothing but the proof is missing too, and only there where it is required.
+    for isolation in ("untested", "unreachable"):
+        unproved = observed(existing=ALL - {INGRESS}, reports={"u": Report(isolation, LOADED)})
+        judged = withheld(REQUIRED, unproved, NOW)
+        assert judged
+        assert judged.reason == "WaitingForEnforcement"
+        assert withheld(SERVICE, unproved, NOW) is None
     assert not unprotected(REQUIRED, observed(reports={}))  # a restarted operator takes nothing away
     assert unprotected(REQUIRED, observed(reports={"u": Report("open", LOADED)}))
     assert not unprotected(SERVICE, observed(reports={"u": Report("open", LOADED)}))
