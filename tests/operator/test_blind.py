@@ -47,8 +47,13 @@ def test_a_policy_that_cannot_be_read_is_left_as_it_is(blinded: Proxy, namespace
 
     proxy.harm = refused
     cluster.apply(smallest(namespace=namespace, gpu={"count": 0}, ingress=published(f"{namespace}.example.org")))
+
     # All tries of the transport (aiohttp makes two of one that breaks off), and then all of them once more.
-    eventually(lambda: sum(bool(done) and about(one) for one, done in proxy.trace) > 12, "looked at in vain", 120)
+    def settled() -> bool:
+        tries = sum(bool(done) and about(one) for one, done in proxy.trace)
+        return tries > 12 or cluster.get("netpol", "studio", "-n", namespace) != before
+
+    eventually(settled, "looked at in vain", 120)
     assert cluster.get("netpol", "studio", "-n", namespace) == before
     for kind in ("deploy", "ing"):
         assert not exists(cluster, namespace, kind)
