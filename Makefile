@@ -46,6 +46,9 @@ bench-operator: install ## The operator's figures on the real API server (sizes:
 campaign: install ## Every fault at every write of a service's life; docs/campaign.md has the table
 	@PYTHONPATH=operator:tests $(BIN)/python -m faults $(ARGS)
 
+mutants: install ## Break each rule of the design by hand, and see the test fail that shows it (docs/rules.md; ARGS=--pure)
+	@PYTHONPATH=tests:operator:worker $(BIN)/python -m mutants $(ARGS)
+
 bench-worker: install ## The worker's figures on the real process with the tiny model
 	@PYTHONPATH=tests $(BIN)/python tests/bench/bench_worker.py
 
@@ -93,4 +96,4 @@ release: install ## Everything a release consists of, into dist/VERSION; publish
 clean: ## Removes .venv and build leftovers (the cache outside the tree stays)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install demo test test-peers test-unit test-worker bench campaign bench-operator bench-worker bench-edge check generate bench-model bench-gpu lock cluster cluster-down control-plane control-plane-down version release clean
+.PHONY: help install demo test test-peers test-unit test-worker bench campaign mutants bench-operator bench-worker bench-edge check generate bench-model bench-gpu lock cluster cluster-down control-plane control-plane-down version release clean

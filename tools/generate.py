@@ -15,6 +15,7 @@ from pathlib import Path
 
 import crd_reference
 import operator_metrics
+import rules_page
 import worker_metrics
 import yaml
 
@@ -39,6 +40,7 @@ def outputs() -> dict[Path, str]:
         ROOT / "docs/reference/operator-metrics.md": operator_metrics.page(),
         ROOT / "docs/reference/worker-metrics.md": worker_metrics.page(),
         ROOT / "docs/reference/zimageservice.md": crd_reference.page(),
+        ROOT / "docs/rules.md": rules_page.page(),
         folder / "zimage_operator/memory_plan.py": copied(ROOT / "worker/zimage_worker/memory_plan.py"),
         **chart.outputs(),
         **goldens(),

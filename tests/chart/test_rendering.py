@@ -277,6 +277,42 @@ def test_with_a_list_of_namespaces_nothing_is_cluster_wide(offline: Helm) -> Non
         assert [item["rules"] for item in found if "test" not in item["metadata"]["name"]] == [plain]
 
 
+def test_the_admission_policy_is_there_unless_it_is_switched_off(offline: Helm) -> None:
+    """Who may write a service must not borrow the operator's rights: by default in every release."""
+    plain = list(yaml.safe_load_all((ROOT / "operator" / "admission-policy.yaml").read_text()))
+    assert [item["kind"] for item in plain] == [f"ValidatingAdmissionPolicy{part}" for part in ("", "Binding")]
+    items = offline.render()
+    assert [named(items, item["kind"], item["metadata"]["name"]) for item in plain] == plain
+    assert "Admission" not in str({item["kind"] for item in offline.render({"admissionPolicy.enabled": False})})
+
+
+@pytest.mark.parametrize("values", [{}, NAMESPACED], ids=["everywhere", "in some namespaces"])
+def test_the_right_to_create_secrets_is_given_only_where_credentials_are_made_up(
+    offline: Helm, values: dict[str, Any]
+) -> None:
+    def rights(**more: Any) -> list[Any]:
+        items = offline.render({**values, **more})
+        return [rule for item in items if item["kind"] in ("Role", "ClusterRole") for rule in item["rules"]]
+
+    kept = rights(**{"rbac.generatedCredentials": False})
+    given = [rule for rule in rights() if rule not in kept]
+    assert given
+    assert {(*rule["resources"], *rule["verbs"]) for rule in given} == {("secrets", "create")}
+    assert len(kept) == len(rights()) - len(given)
+    assert "secrets" not in str(kept)
+
+
+def test_the_dmz_and_the_dashboards_are_made_where_they_are_asked_for_and_only_there(offline: Helm) -> None:
+    plain, everything = offline.render(), offline.render(EVERYTHING)
+    assert not {item["kind"] for item in plain} & {"Namespace", "PodMonitor", "PrometheusRule"}
+    assert named(everything, "Namespace", "edge")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
+    boards = [item for item in everything if item["metadata"].get("labels", {}).get("grafana_dashboard") == "1"]
+    assert [item["metadata"]["name"] for item in boards] == ["zimage-dashboard-operator", "zimage-dashboard-services"]
+    for board in boards:
+        (text,) = board["data"].values()
+        assert json.loads(text)["panels"]
+
+
 def test_your_own_labels_take_nothing_away(offline: Helm) -> None:
     items = offline.render(EVERYTHING)
     pod = named(items, "Deployment")["spec"]["template"]["metadata"]

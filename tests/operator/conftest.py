@@ -58,7 +58,7 @@ def namespace(installed: ControlPlane, request: pytest.FixtureRequest) -> Iterat
     # may take forty for a CRD that is new to it.) The next test needs the one GPU: a pod that stays would fail all
     # that follow, and none of them by its own fault.
     installed.kubectl("-n", name, "delete", "zis", "--all")
-    installed.kubectl("delete", "namespace", name, "--wait=false")
+    installed.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
     eventually(lambda: not installed.get("pods", "-n", name)["items"], f"no pod is left in {name}")
 
 

@@ -14,10 +14,12 @@ from kubernetes.aio.config import kube_config
 from cluster.control_plane import ControlPlane
 from cluster.ports import free_port
 from support import smallest
+from zimage_operator import streams as module
 from zimage_operator.api import Api
 from zimage_operator.controller import Controller
+from zimage_operator.errors import ClusterUnavailable
 from zimage_operator.health import SILENT_SECONDS, STUCK_SECONDS, Health
-from zimage_operator.kinds import SERVICES
+from zimage_operator.kinds import SERVICES, Kind
 from zimage_operator.server import serve
 from zimage_operator.settings import read
 from zimage_operator.watch import watch
@@ -139,6 +141,25 @@ async def watching(cluster: ControlPlane, patch: pytest.MonkeyPatch) -> AsyncIte
         await streams
         await controller.close()
         await api.close()
+
+
+async def test_everything_is_listed_again_every_ten_to_fifteen_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The net under the watches; a list that fails is no reason to leave out the others, or the next time."""
+    assert module.RESYNC_SECONDS == (600, 900)
+    monkeypatch.setattr(module, "RESYNC_SECONDS", (0.01, 0.02))
+    streams, listed = Controller(Api(None), read({"KUBECONFIG": "x"}), "test").streams, list[str]()
+
+    async def relist(kind: Kind) -> None:
+        listed.append(kind.name)
+        if kind is SERVICES:
+            raise ClusterUnavailable("503")
+
+    monkeypatch.setattr(streams, "relist", relist)
+    resync = asyncio.create_task(streams.resync())
+    await until(lambda: len(listed) > 2 * len(streams.kinds))
+    resync.cancel()
+    await asyncio.gather(resync, return_exceptions=True)
+    assert set(listed) == {kind.name for kind in streams.kinds}
 
 
 @pytest.mark.control_plane

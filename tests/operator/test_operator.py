@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from laws import conditions, exists, serve, wait_for
 from support import ROOT, Operator, claim, eventually, smallest
 from taken import give_back, lose_labels, take
+from zimage_operator.names import labels
 
 pytestmark = pytest.mark.control_plane
 
@@ -59,6 +61,18 @@ def test_a_hand_edit_is_put_back_and_its_author_named(operator: Operator, namesp
     eventually(
         lambda: "mallory" in cluster.kubectl("-n", namespace, "describe", "zis", "studio"), "an event names mallory"
     )
+    head = cluster.get("netpol", "studio", "-n", namespace, "--show-managed-fields")["metadata"]
+    # For this very object: of another one that has got the name meanwhile the API server takes no such write.
+    (repair,) = [entry for entry in policies(operator, namespace) if "uid" in entry["requestObject"]["metadata"]]
+    assert repair["requestObject"]["metadata"]["uid"] == head["uid"]
+    # And under the one name under which it was made.
+    assert {entry["manager"] for entry in head["managedFields"]} == {"zimage-operator"}
+
+
+def policies(operator: Operator, namespace: str) -> list[dict[str, Any]]:
+    """The operator's writes of the service's NetworkPolicy."""
+    found = (entry for entry in operator.writes() if entry["objectRef"].get("namespace") == namespace)
+    return [entry for entry in found if entry["objectRef"]["resource"] == "networkpolicies"]
 
 
 def test_generated_credentials_are_made_and_go(operator: Operator, namespace: str) -> None:
@@ -149,6 +163,9 @@ def test_a_second_gpu_is_waited_for(operator: Operator, namespace: str) -> None:
     cluster = operator.cluster
     cluster.apply(smallest(namespace=namespace, gpu={"count": 2}))
     wait_for(cluster, namespace, "WaitingForGPU")
+    # No route before there is a worker behind it; its protection stands already.
+    assert not exists(cluster, namespace, "ing")
+    assert exists(cluster, namespace, "middleware", "studio-auth")
     cluster.apply(smallest(namespace=namespace, gpu={"count": 0}))
     wait_for(cluster, namespace, "Ready")
 
@@ -177,14 +194,66 @@ def test_scale_goes_through_and_ends_at_zero(operator: Operator, namespace: str)
 
 
 def test_what_is_no_longer_wanted_goes(operator: Operator, namespace: str) -> None:
+    """What is ours, and this very object; not what only looks like it."""
     cluster = operator.cluster
     serve(cluster, namespace)
+    uid = cluster.get("ing", "studio", "-n", namespace)["metadata"]["uid"]
+    # With all our labels, and without an owner: a name that we never used.
+    theirs = {"name": "theirs", "namespace": namespace, "labels": labels("studio")}
+    cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": theirs})
+    route = cluster.get("ing", "studio", "-n", namespace)["spec"]
+    route["rules"][0]["host"] = "theirs.example.org"
+    cluster.apply({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": theirs, "spec": route})
     cluster.kubectl(
         "-n", namespace, "patch", "zis", "studio", "--type=json", "-p", '[{"op":"remove","path":"/spec/ingress"}]'
     )
     eventually(lambda: not exists(cluster, namespace, "ing"), "the route is gone")
     eventually(lambda: not exists(cluster, namespace, "middleware", "studio-auth"), "its helpers too")
     assert exists(cluster, namespace, "deploy")
+    assert exists(cluster, namespace, "cm", "theirs")
+    assert exists(cluster, namespace, "ing", "theirs")
+    gone = [entry for entry in operator.writes() if entry["objectRef"].get("namespace") == namespace]
+    asked = {entry["objectRef"]["resource"]: entry for entry in gone if entry["verb"] == "delete"}
+    assert {"ingresses", "middlewares", "tlsoptions"} <= asked.keys()
+    assert all(entry["requestObject"]["preconditions"]["uid"] for entry in asked.values())
+    assert asked["ingresses"]["requestObject"]["preconditions"]["uid"] == uid
+
+
+@pytest.mark.parametrize("last", ["resource", "namespace"])
+def test_what_is_on_its_way_out_gets_nothing_more(operator: Operator, namespace: str, last: str) -> None:
+    """A finalizer of somebody else's keeps it for a while: a child that goes meanwhile does not come back."""
+    cluster = operator.cluster
+    serve(cluster, namespace, gpu={"count": 0})
+    cluster.kubectl(
+        "-n", namespace, "patch", "zis", "studio", "--type=merge", "-p", '{"metadata":{"finalizers":["example.org/x"]}}'
+    )
+    if last == "resource":
+        cluster.kubectl("-n", namespace, "delete", "zis", "studio", "--wait=false")
+        eventually(lambda: cluster.get("zis", "studio", "-n", namespace)["metadata"].get("deletionTimestamp"))
+    else:
+        cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+        eventually(lambda: "deletionTimestamp" in cluster.get("namespace", namespace)["metadata"], "it is on its way")
+    try:
+        cluster.kubectl("-n", namespace, "delete", "svc", "studio", "--ignore-not-found", "--wait=true")
+        before = len(operator.writes())
+        cluster.kubectl("-n", namespace, "label", "zis", "studio", "seen=yes")
+        # Behind it in every stream comes somebody else's, who is served: by then this one was looked at.
+        cluster.apply(smallest("another", "default", replicas=0, ingress=None))
+        wait_for(cluster, "default", "Ready", name="another")
+        time.sleep(2)
+        assert not exists(cluster, namespace, "svc")
+        mine = [entry for entry in operator.writes()[before:] if entry["objectRef"].get("namespace") == namespace]
+        made = [
+            entry for entry in mine if entry["responseStatus"]["code"] < 300 and "subresource" not in entry["objectRef"]
+        ]
+        assert made == []
+        # A try that is refused is not made again and again.
+        assert len(mine) <= 5
+    finally:
+        cluster.kubectl("-n", "default", "delete", "zis", "another")
+        cluster.kubectl(
+            "-n", namespace, "patch", "zis", "studio", "--type=merge", "-p", '{"metadata":{"finalizers":null}}'
+        )
 
 
 def test_delete_leaves_nothing(operator: Operator, namespace: str) -> None:

@@ -67,6 +67,26 @@ async def test_who_sees_another_name_in_its_lease_ends_at_once() -> None:
         leader.check()
 
 
+async def test_what_is_given_back_is_free_at_once_and_what_is_anothers_is_left() -> None:
+    api = Silent()
+    leader = Leader(api, "zimage-system", "one")  # type: ignore[arg-type]
+    await leader.acquire()
+    assert api.lease["spec"]["holderIdentity"] == "one"
+    await leader.release()
+    assert api.lease["spec"]["holderIdentity"] == ""
+    with pytest.raises(LostLease):
+        leader.check()
+    other = Leader(api, "zimage-system", "two")  # type: ignore[arg-type]
+    assert await other.attempt()
+    await leader.release()
+    assert api.lease["spec"]["holderIdentity"] == "two"
+
+
+def test_the_numbers_of_the_election_are_client_go_s() -> None:
+    """Hold for 15 s, give up after 10 s, renew every 2 s; who gives up has gone before another may come."""
+    assert (HOLD_SECONDS, module.RENEW_WITHIN_SECONDS, module.PERIOD_SECONDS) == (15, 10, 2)
+
+
 async def test_who_has_no_lease_writes_nothing() -> None:
     with pytest.raises(LostLease):
         Leader(Silent(), "zimage-system", "one").check()  # type: ignore[arg-type]
@@ -110,6 +130,11 @@ def create(cluster: ControlPlane, namespace: str, names: list[str]) -> None:
     cluster.apply(*(smallest(name, namespace, replicas=0, ingress=None) for name in names))
 
 
+def holder(cluster: ControlPlane) -> str:
+    lease = cluster.get("lease", "zimage-operator", "-n", "zimage-system")
+    return str(lease["spec"].get("holderIdentity", ""))
+
+
 @pytest.mark.control_plane
 def test_of_two_replicas_one_writes_and_the_other_takes_over(replicas: list[Operator], namespace: str) -> None:
     """Killed in the midst of its work, and then ended in order: no write of one after the other's first."""
@@ -127,7 +152,10 @@ def test_of_two_replicas_one_writes_and_the_other_takes_over(replicas: list[Oper
     eventually(lambda: all(exists(cluster, namespace, "deploy", name) for name in names[:9]), "nothing was missed")
     start_standby(one)
     create(cluster, namespace, names[9:11])
+    held = holder(cluster)
     assert two.stop() == 0
+    # Given back, and not left to run out.
+    assert holder(cluster) != held
     eventually(lambda: one.leads() == 2, "the first has it back")
     create(cluster, namespace, names[11:])
     eventually(lambda: all(exists(cluster, namespace, "pdb", name) for name in names), "nothing was missed")

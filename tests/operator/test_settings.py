@@ -19,6 +19,10 @@ def test_defaults() -> None:
     assert inside.probe_interval_seconds == 300
     assert outside.probe_interval_seconds == 0
     assert outside.namespace == "zimage-system"
+    # What asks others is off until somebody says how, and of two replicas one acts.
+    assert not inside.edge.enabled
+    assert inside.leader_election
+    assert inside.watch_namespaces == ()
 
 
 def test_the_update_policy_is_careful_unless_told_otherwise() -> None:

@@ -79,6 +79,21 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "an open port": ({"reports": {"u": Report("open", LOADED)}}, "NetworkPolicyEnforced", "NotEnforced"),
     "a cut network": ({"reports": {"u": Report("unreachable", None)}}, "NetworkPolicyEnforced", "ProbeFailed"),
     "no probe yet": ({"reports": {}}, "NetworkPolicyEnforced", "NotProbed"),
+    # What reports there are is of no account: a pod's address means nothing there.
+    "outside the cluster": ({"probing": False}, "NetworkPolicyEnforced", "NotProbed"),
+    "a worker that was not looked at": (
+        {"pods": (POD, replace(POD, uid="v", name="studio-y"))},
+        "NetworkPolicyEnforced",
+        "NotProbed",
+    ),
+    "one of two that is open": (
+        {
+            "pods": (POD, replace(POD, uid="v", name="studio-y")),
+            "reports": {"u": Report("blocked", LOADED), "v": Report("open", LOADED)},
+        },
+        "NetworkPolicyEnforced",
+        "NotEnforced",
+    ),
     "in an allowed namespace": ({"blind": True}, "NetworkPolicyEnforced", "NotProbed"),
     "a missing secret": (
         {"reports": posture(auth_problems=(Problem("SecretMissing", "no htpasswd"),))},
@@ -215,6 +230,13 @@ def test_a_broken_network_is_never_called_enforced() -> None:
 def test_required_enforcement_withholds_and_withdraws() -> None:
     fresh = observed(existing=ALL - {Ref("Ingress", "team-a", "studio")}, reports={})
     assert withheld(REQUIRED, fresh, NOW)
+    # Where nothing but the proof is missing too, and only there where it is required.
+    for isolation in ("untested", "unreachable"):
+        unproved = observed(existing=ALL - {INGRESS}, reports={"u": Report(isolation, LOADED)})
+        judged = withheld(REQUIRED, unproved, NOW)
+        assert judged
+        assert judged.reason == "WaitingForEnforcement"
+        assert withheld(SERVICE, unproved, NOW) is None
     assert not unprotected(REQUIRED, observed(reports={}))  # a restarted operator takes nothing away
     assert unprotected(REQUIRED, observed(reports={"u": Report("open", LOADED)}))
     assert not unprotected(SERVICE, observed(reports={"u": Report("open", LOADED)}))

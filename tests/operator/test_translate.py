@@ -6,7 +6,14 @@ import pytest
 
 from zimage_operator.api import Denied
 from zimage_operator.cluster import translate
-from zimage_operator.errors import ClaimsMissing, Conflict, KindMissing, MonitoringMissing, Rejected
+from zimage_operator.errors import (
+    ClaimsMissing,
+    Conflict,
+    KindMissing,
+    MonitoringMissing,
+    NamespaceTerminating,
+    Rejected,
+)
 from zimage_operator.manifest import Ref
 
 TARGET = Ref("Deployment", "team-a", "druid")
@@ -39,3 +46,22 @@ def test_a_kind_that_is_not_served_is_said_with_what_to_do(
     assert type(found) is meaning
     assert found.reason == reason
     assert advice in str(found)
+
+
+ENDING = {"causes": [{"reason": "NamespaceTerminating", "field": "metadata.namespace"}]}
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "meaning"),
+    [
+        (403, ENDING, NamespaceTerminating),
+        # The namespace itself, for what no CRD has to bring.
+        (404, {}, NamespaceTerminating),
+        (403, {}, Rejected),
+        (422, ENDING, Rejected),
+    ],
+)
+def test_a_namespace_on_its_way_out_is_told_from_a_missing_right(
+    code: int, details: dict[str, object], meaning: type[Exception]
+) -> None:
+    assert type(translate(Denied(code, {"message": "no", "details": details}), TARGET)) is meaning

@@ -10,9 +10,12 @@ from dataclasses import replace
 import pytest
 
 from cluster.ports import free_port
-from zimage_operator import verify
+from zimage_operator import rounds, verify
+from zimage_operator.cache import Cache
+from zimage_operator.names import labels
 from zimage_operator.observed import PodFacts, Posture, Problem, Report
-from zimage_operator.verify import isolated, probe, settled
+from zimage_operator.settings import Edge
+from zimage_operator.verify import Verifier, isolated, probe, settled
 
 POD = PodFacts("a", "p", "u", "studio", "r", "127.0.0.1", "Running", True, False, "", "", "", "", None)
 UNREADY = PodFacts("a", "p", "u", "studio", "r", "127.0.0.1", "Running", False, False, "", "", "", "", None)
@@ -105,3 +108,59 @@ async def test_what_answers_on_the_management_port_need_not_be_a_worker(ports: C
         report = await probe(UNREADY)
     assert report.posture is None
     assert report.problem == "ValueError"
+
+
+def worker(**status: str) -> dict[str, object]:
+    """A worker's pod as the API server shows it."""
+    owner = {"kind": "ReplicaSet", "name": "studio-x", "uid": "r", "controller": True}
+    marked = labels("studio") | {"pod-template-hash": "x"}
+    head = {"namespace": "a", "name": "p", "uid": "u", "resourceVersion": "1", "labels": marked}
+    ready = [{"type": "Ready", "status": "True"}]
+    found = {"podIP": "127.0.0.1", "phase": "Running", "conditions": ready, **status}
+    return {"metadata": {**head, "ownerReferences": [owner]}, "spec": {}, "status": found}
+
+
+async def test_whatever_changes_about_a_pod_asks_for_new_looks(
+    ports: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policies that select it, its credentials; and nothing where nothing has changed."""
+    monkeypatch.setattr(rounds, "AFTERSHOCK_SECONDS", ())
+    monkeypatch.setattr(rounds, "RETRY_SECONDS", 3600.0)
+    cache, key, looks = Cache(), ("a", "studio"), asyncio.Queue[str]()
+    cache.observe("Pod", worker())
+    verifier = Verifier(cache, 3600, Edge(), lambda _: None)
+    # What it finds is told once for each look.
+    monkeypatch.setattr(verifier, "told", lambda _, report, __: looks.put_nowait(report.isolation))
+
+    async def looked() -> str:
+        return await asyncio.wait_for(looks.get(), 60)
+
+    async with listening(1) as (management,):
+        ports(free_port(), management)
+        verifier.follow(key, "one policy", "", "")
+        assert await looked() == "blocked"
+        for changed in (("another policy", ""), ("another policy", "another file")):
+            policies, htpasswd = changed
+            verifier.follow(key, policies, "", "", htpasswd)
+            assert await looked() == "blocked"
+            verifier.follow(key, policies, "", "", htpasswd)
+            await asyncio.sleep(0.1)
+            assert looks.empty()
+    await verifier.close()
+
+
+async def test_whose_pod_is_gone_is_not_looked_at_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, key = Cache(), ("a", "studio")
+    cache.observe("Pod", worker())
+    verifier = Verifier(cache, 3600, Edge(), lambda _: None)
+    verifier.follow(key, "", "", "")
+    assert set(verifier.pods.targets) == {"u"}
+    cache.observe("Pod", worker(), deleted=True)
+    verifier.follow(key, "", "", "")
+    assert verifier.pods.targets == {}
+    # With no interval nothing is looked at, wherever that is.
+    off = Verifier(cache, 0, Edge(True), lambda _: None)
+    cache.observe("Pod", {**worker(), "metadata": {**worker()["metadata"], "resourceVersion": "9"}})  # type: ignore[dict-item]
+    off.follow(key, "", "img.example.org", "")
+    assert (off.pods.targets, off.edges.targets) == ({}, {})
+    await verifier.close()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from kopf._cogs.clients import errors, watching
+from kopf._cogs.structs.references import Resource
 
 from zimage_operator import watch
+from zimage_operator.api import Api
+from zimage_operator.controller import Controller
 from zimage_operator.kinds import BY_NAME, Kind
+from zimage_operator.settings import read
 
 MONITORS = BY_NAME["PodMonitor"]
 CRD = {"type": "MODIFIED", "object": {"spec": {"group": "monitoring.coreos.com"}}}
@@ -85,3 +90,48 @@ def test_what_ends_kopf_s_own_stream_is_not_swallowed() -> None:
 
     with pytest.raises(RuntimeError, match="broken"):
         asyncio.run(through())
+
+
+def test_an_outage_is_waited_for_without_an_end_and_looked_at_twice_a_minute() -> None:
+    """Else the operator would crash again and again until the API server is back."""
+    waits = list(itertools.islice(watch.Backoffs(), 1000))
+    assert len(waits) == 1000
+    assert max(waits) <= 30
+    assert min(waits[6:]) >= 15
+    # From the start each time: an outage that has ended is forgotten.
+    assert next(iter(watch.Backoffs())) <= 1
+
+
+def configured(**settings: str) -> tuple[Controller, Any]:
+    environment = {f"ZIMAGE_OPERATOR_{name}": text for name, text in settings.items()}
+    controller = Controller(Api(None), read({"KUBECONFIG": "x", **environment}), "test")
+    return controller, watch.configure(controller)
+
+
+def test_kopf_is_patient_writes_nothing_and_has_its_streams_filtered_on_the_server() -> None:
+    controller, settings = configured()
+    assert isinstance(settings.networking.error_backoffs, watch.Backoffs)
+    # Neither a peering object nor events of its own.
+    assert (settings.peering.standalone, settings.posting.enabled) == (True, False)
+    # By kopf's own reading: the string form of its documents matches nothing, and says nothing.
+    asked = settings.watching.label_selectors.collect
+    kinds = controller.streams.kinds
+    told = {kind.name: asked(Resource(kind.group, kind.version, kind.plural, namespaced=True)) for kind in kinds}
+    assert told == {kind.name: [kind.selector] if kind.selector else [] for kind in kinds}
+    assert sum(map(bool, told.values())) >= 10
+    # Of these everybody's are looked at: the audit.
+    assert not any(told[name] for name in ("NetworkPolicy", "Service", "Ingress", "HTTPRoute"))
+
+
+def test_kopf_is_given_nothing_that_would_have_it_write_to_a_resource() -> None:
+    """Handlers of events alone: each of the others has finalizers, annotations or timers."""
+    controller, _ = configured()
+    made = watch.registry(controller)
+    assert len(made._watching.get_all_handlers()) == len(controller.streams.kinds)
+    for others in (made._spawning, made._changing, made._indexing, made._webhooks):
+        assert list(others.get_all_handlers()) == []
+
+
+def test_where_only_some_namespaces_are_watched_no_right_to_watch_crds_is_asked_for() -> None:
+    assert configured(WATCH_NAMESPACES="team-a")[1].scanning.disabled
+    assert not configured()[1].scanning.disabled

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from cluster import binaries, packages
+from argo import health
+from cluster import binaries
 from laws import assert_lawful, conditions, wait_for
 from reasons import CONTROL_PLANE
 from recorder import Recorder
-from support import ROOT, Operator
+from support import Operator
 from zimage_operator.names import STATUS_MANAGER
 
 pytestmark = pytest.mark.control_plane
@@ -57,34 +58,11 @@ ARGO = {"Current": {"Healthy", "Suspended"}, "Failed": {"Degraded"}, "InProgress
 
 def test_argo_s_health_is_that_of_kstatus(statuses: Recorder, slow: str) -> None:
     """docs/gitops/health.lua, by the real Lua 5.1, on every status of the run; deletions are Argo CD's own business."""
-    packages.ensure(("lua5.1",))
     seen = [item for item in told(statuses) if expected(item) != "Terminating"]
-    script = (ROOT / "docs/gitops/health.lua").read_text()
-    program = f"local function judged(obj)\n{script}\nend\n" + "".join(
-        # A function each: Lua 5.1 counts the constants of one.
-        f"print((function() return judged({lua(item)}).status end)())\n"
-        for item in seen
-    )
-    answer = subprocess.run(["lua5.1", "-"], input=program, capture_output=True, text=True, check=True).stdout.split()
-    assert len(answer) == len(seen)
+    answer = health(seen)
     wrong = {describe(item): word for item, word in zip(seen, answer, strict=True) if word not in ARGO[expected(item)]}
     assert wrong == {}
     assert set(answer) == {"Healthy", "Suspended", "Degraded", "Progressing"}
-
-
-def lua(value: Any) -> str:
-    """A value of JSON as Lua writes it."""
-    match value:
-        case None:
-            return "nil"
-        case bool() | int() | float():
-            return json.dumps(value)
-        case str():
-            return '"' + "".join(f"\\{byte:03d}" for byte in value.encode()) + '"'
-        case list():
-            return "{" + ",".join(map(lua, value)) + "}"
-        case _:
-            return "{" + ",".join(f"[{lua(name)}]={lua(one)}" for name, one in value.items()) + "}"
 
 
 def test_each_reason_was_caused_by_some_test(statuses: Recorder, slow: str) -> None:

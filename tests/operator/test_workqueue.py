@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from zimage_operator.fairline import FairLine
-from zimage_operator.workqueue import SHARE, WorkQueue
+from zimage_operator.workqueue import DOUBLINGS, LAST_SECONDS, SHARE, WorkQueue
 
 A, B = ("ns", "a"), ("ns", "b")
 
@@ -36,6 +36,15 @@ async def test_live_passes_later() -> None:
     assert await queue.get() == B
     queue.add(A)
     assert await queue.get() == A
+
+
+async def test_what_a_resync_put_in_line_goes_forward_when_it_is_asked_for() -> None:
+    queue = WorkQueue()
+    for key in (A, B):
+        queue.add(key, live=False)
+    queue.add(B)
+    assert len(queue) == 2
+    assert [await queue.get(), await queue.get()] == [B, A]
 
 
 async def served(queue: WorkQueue, wanted: set[tuple[str, str]]) -> list[int]:
@@ -114,3 +123,15 @@ async def test_failures_back_off_and_success_forgets() -> None:
     queue.forget(A)
     assert A not in queue.failures
     queue.timers.pop(A).cancel()
+
+
+async def test_no_failure_waits_longer_than_five_minutes() -> None:
+    """But for the jitter; whoever mends the cause need not come back."""
+    queue = WorkQueue()
+    for _ in range(DOUBLINGS + 9):
+        if A in queue.timers:
+            queue.timers.pop(A).cancel()
+        queue.retry(A)
+    left = queue.timers.pop(A).when() - asyncio.get_running_loop().time()
+    assert 0.7 * LAST_SECONDS < left < 1.3 * LAST_SECONDS
+    assert LAST_SECONDS == 300

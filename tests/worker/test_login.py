@@ -17,6 +17,7 @@ import openai
 import pytest
 
 from issuer import Issuer, forgeries
+from zimage_operator.observed import read_posture
 
 PASSWORD = "canary-password-7f3a"
 BOTH = ['Basic realm="zimage", charset="UTF-8"', 'Bearer realm="zimage"']
@@ -416,6 +417,10 @@ def test_posture_names_what_was_loaded(gated) -> None:
     assert auth["keyIds"][:3] == ["rsa", "ec", "ed"]
     assert set(auth["filesSha256"]) == {"basic", "jwks"}
     assert "canary" not in str(auth)
+    # What the operator makes of it: all that it knows of a Secret, which it never reads.
+    read = read_posture(gated.worker.posture())
+    assert (read.auth_mode, read.users, list(read.key_ids)) == ("Any", 1, auth["keyIds"])
+    assert read.basic_sha256 == hashlib.sha256(gated.worker.htpasswd.read_bytes()).hexdigest()
 
 
 REASONS = {

@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from PIL import Image
 
+from zimage_operator.observed import read_posture
+
 # Some 8 ms a step: long enough to be met while it runs, ended by the client.
 LONG = {"steps": 1000, "size": "256x256"}
 PHASES = ["model: load", "model: warm-up", "model: ready"]
@@ -283,6 +285,11 @@ def test_no_model_then_a_model_then_a_drain(make_worker, tiny_model, tmp_path: P
     eventually(lambda: made.posture()["certificate"]["matchesHost"])
     found = made.posture()["certificate"]
     assert (found["notAfter"], found["dnsNames"]) == ("2027-01-01T00:00:00Z", ["*.example.org"])
+    # What the operator makes of it.
+    read = read_posture(made.posture())
+    assert (read.certificate_wanted, read.matches_host, read.certificate_problems) == (True, True, ())
+    assert (read.not_after, read.dns_names) == (datetime(2027, 1, 1, tzinfo=UTC), ("*.example.org",))
+    assert [each.reason for each in read.model_problems] == ["ModelMissing"]
     model.symlink_to(tiny_model)
     made.ready()
     told = [json.loads(line)["message"] for line in made.stderr.read_text().splitlines()]

@@ -29,6 +29,15 @@ annotations:
 app.kubernetes.io/name: zimage-operator
 {{- end }}
 
+{{- /* Some of the operator's rights: without the one on Secrets where nobody is to have credentials made up. */ -}}
+{{- define "rights" -}}
+{{- range .rules }}
+{{- if or $.generate (not (has "secrets" .resources)) }}
+{{ list . | toYaml }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "image" -}}
 {{- with .Values.image -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
