@@ -315,7 +315,7 @@ while not end.exists():
         seen[error.code] += 1
     except OSError as error:
         seen[f"{type(error).__name__} {error}"] += 1
-    time.sleep(0.1)
+    time.sleep(0.02)
 print(json.dumps(seen))
 """
 
