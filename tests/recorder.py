@@ -7,8 +7,8 @@ import threading
 import time
 from typing import Any
 
-from cluster.api import Api, ApiError
-from cluster.control_plane import ControlPlane
+from cluster.api import ApiError
+from cluster.control_plane import Cluster
 from support import PATIENCE_SECONDS, eventually
 
 
@@ -18,8 +18,8 @@ class Recorder:
     What happens after it was made is seen, but not at once: `catch_up` before you judge.
     """
 
-    def __init__(self, cluster: ControlPlane, path: str) -> None:
-        self.api, self.path = Api(cluster.kubeconfig), path
+    def __init__(self, cluster: Cluster, path: str) -> None:
+        self.api, self.path = cluster.api(), path
         self.seen: dict[tuple[str, str], dict[str, Any]] = {}
         self.events: list[tuple[str, dict[str, Any]]] = []
         # The newest version of each object that is still there, by uid.

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from . import binaries, keeper
+from .api import Api
 from .keeper import RUNS, Facts
 from .pki import Pki, write_kubeconfig
 from .ports import free_ports
@@ -259,6 +260,10 @@ class Cluster:
     def kubeconfig(self) -> Path:
         """The administrator's."""
         return Path(self.facts["kubeconfig"])
+
+    def api(self) -> Api:
+        """A client of the administrator's, for what kubectl is too slow for."""
+        return Api(self.kubeconfig)
 
     @property
     def server(self) -> str:

@@ -1,7 +1,8 @@
 """A device plugin that advertises GPUs which do not exist: all that is not real on the node.
 
-    python -m tests.cluster.gpu_plugin [--count 1] [--resource nvidia.com/gpu]
+    python -m tests.cluster.gpu_plugin FILE [--resource nvidia.com/gpu]
 
+FILE says how many; a new number there is told to the kubelet at once, as when a GPU is added or falls out.
 SIGUSR1 makes all devices Unhealthy, SIGUSR2 Healthy again. A container that gets one sees
 NVIDIA_VISIBLE_DEVICES=GPU-fake-N in its environment, as with the real plugin. The few
 messages of the kubelet's v1beta1 API are put together by hand: nothing is generated.
@@ -72,6 +73,11 @@ class Plugin:
         self.health = health
         self.changed.set()
 
+    def set_count(self, count: int) -> None:
+        if count != self.count:
+            self.count = count
+            self.changed.set()
+
     def list_and_watch(self, _: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         while context.is_active():
             self.changed.clear()
@@ -115,11 +121,12 @@ def register(resource: str) -> None:
         channel.unary_unary("/v1beta1.Registration/Register", bytes, bytes)(message, timeout=5)
 
 
-def serve_for_ever(plugin: Plugin, resource: str) -> None:
+def serve_for_ever(plugin: Plugin, resource: str, counted: Path) -> None:
     """Serve and register, and again whenever the kubelet starts: it then removes all sockets here."""
     known, server = None, None
     while True:
         try:
+            plugin.set_count(int(counted.read_text()))
             now = os.stat(PLUGINS / "kubelet.sock").st_ino
             if now != known:
                 if server:
@@ -134,13 +141,13 @@ def serve_for_ever(plugin: Plugin, resource: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--count", type=int, default=1)
+    parser.add_argument("file", type=Path)
     parser.add_argument("--resource", default="nvidia.com/gpu")
     arguments = parser.parse_args()
-    plugin = Plugin(arguments.count)
+    plugin = Plugin(int(arguments.file.read_text()))
     signal.signal(signal.SIGUSR1, lambda *_: plugin.set_health("Unhealthy"))
     signal.signal(signal.SIGUSR2, lambda *_: plugin.set_health("Healthy"))
-    serve_for_ever(plugin, arguments.resource)
+    serve_for_ever(plugin, arguments.resource, arguments.file)
 
 
 if __name__ == "__main__":

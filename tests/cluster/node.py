@@ -18,13 +18,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-from . import binaries, images, keeper, packages, store
+from . import binaries, images, keeper, node_init, packages, store
+from .api import Api
 from .control_plane import Cluster
 from .images import Image
 from .keeper import ROOT, ClusterFailed, Facts
+from .programs import PATIENCE_SECONDS
 
 # With unshare dies the first process inside, and with that the kernel kills all others.
 IN_NAMESPACES = (
@@ -134,6 +137,22 @@ class Node(Cluster):
         enter = ["nsenter", f"--target={self.facts['pid']}", "-m", "-n", "-p", "-u", "-i", "-C"]
         # nsenter waits outside: without pdeathsig what it started would outlive it.
         return [*enter, f"--wdns={os.getcwd()}", "--", "setpriv", "--pdeathsig=KILL", "--", *command]
+
+    def api(self) -> Api:
+        return Api(self.kubeconfig, self.facts["pid"])
+
+    def set_gpus(self, count: int) -> None:
+        """Put GPUs in, or take the last ones out, while the node runs (it must have begun with one at least)."""
+        counted = self.directory / node_init.GPUS
+        draft = counted.with_suffix(".new")
+        draft.write_text(str(count))
+        # Renamed into place: the plugin may read it at any time.
+        draft.rename(counted)
+        end = time.monotonic() + PATIENCE_SECONDS
+        while self.get("node", node_init.NODE)["status"]["allocatable"].get("nvidia.com/gpu") != str(count):
+            if time.monotonic() > end:
+                raise ClusterFailed(f"the kubelet does not take {count} GPUs in")
+            time.sleep(0.2)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -30,6 +30,8 @@ PORT = 6443
 EDGE = "10.96.0.80"
 CNI_PLUGINS = Path("/usr/lib/cni")
 RUN = Path("/run/containerd")
+# In the node's folder: how many GPUs the fake plugin advertises now. Node.set_gpus writes it.
+GPUS = "gpus"
 
 CLONE_NEWCGROUP = 0x02000000
 CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
@@ -183,8 +185,9 @@ def bring_up(directory: Path, options: Facts) -> Facts:
     kubectl = Kubectl(Path(paths["kubectl"]), Path(facts["kubeconfig"]))
     start_kubelet(programs, paths["kubelet"])
     if options["gpus"]:
-        plugin = [sys.executable, "-m", f"{__package__}.gpu_plugin", "--count", str(options["gpus"])]
-        programs.start("gpu-plugin", *plugin)
+        counted = directory / GPUS
+        counted.write_text(str(options["gpus"]))
+        programs.start("gpu-plugin", sys.executable, "-m", f"{__package__}.gpu_plugin", counted)
     kubectl.apply(FILES / "dns.yaml")
     write(directory, "kube-proxy.yaml")
     configuration = f"--config={directory / 'kube-proxy.yaml'}"

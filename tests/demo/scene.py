@@ -59,6 +59,13 @@ def looked_at(body: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
+def connects(node: Node, namespace: str, address: str, seconds: int = 3) -> bool:
+    """Whether the probe of a namespace (none: the node itself) opens a TCP connection to `address` (host/port)."""
+    command = ["timeout", str(seconds), "bash", "-c", f"exec 3<>/dev/tcp/{address}"]
+    where = ["kubectl", "-n", namespace, "exec", "probe", "--"] if namespace else []
+    return node.run([*where, *command], check=False).returncode == 0
+
+
 @dataclass
 class Scene:
     """What the demo set up, and how to look at it."""
@@ -85,9 +92,7 @@ class Scene:
 
     def from_pod(self, namespace: str, address: str, seconds: int = 3) -> bool:
         """Whether a pod of a namespace opens a TCP connection to `address` (host/port)."""
-        command = ["timeout", str(seconds), "bash", "-c", f"exec 3<>/dev/tcp/{address}"]
-        answer = self.node.run(["kubectl", "-n", namespace, "exec", "probe", "--", *command], check=False)
-        return answer.returncode == 0
+        return connects(self.node, namespace, address, seconds)
 
     def service(self, name: str = "studio") -> dict[str, Any]:
         """The resource as it is now."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import os
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jwt
 import pytest
@@ -17,6 +20,7 @@ from jwt.algorithms import ECAlgorithm
 from cluster.node import Node
 from demo import proof, scene
 from reasons import NODE
+from recorder import Recorder
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
 
@@ -298,6 +302,111 @@ def test_a_password_becomes_a_token_at_the_edge(stage: scene.Scene) -> None:
     for path in ("/v1/models", "/token/", "/token/v1", "/auth/verify", "/"):
         assert stage.curl(url=f"https://{scene.HOST}{path}")[0] == 401, path
     sign_in_by(stage, {"basic": {"secretName": "studio-users"}})
+
+
+# Asks the Service, each time by a new connection, until it is told to end; prints what came and how often.
+ASKER = """
+import collections, json, pathlib, time, urllib.request
+seen, end = collections.Counter(), pathlib.Path("/tmp/end")
+while not end.exists():
+    try:
+        seen[urllib.request.urlopen("http://studio.%s.svc:7860/v1/models", timeout=5).status] += 1
+    except urllib.error.HTTPError as error:
+        seen[error.code] += 1
+    except OSError as error:
+        seen[f"{type(error).__name__} {error}"] += 1
+    time.sleep(0.02)
+print(json.dumps(seen))
+"""
+
+
+def test_a_rolling_update_waits_for_a_gpu_and_leaves_no_gap(stage: scene.Scene) -> None:
+    """Without a spare GPU the old worker serves on and the status says what is missing; with one the update rolls."""
+    node, before, devices = stage.node, stage.revision(), dict[str, str]()
+    slices = Recorder(node, f"/apis/discovery.k8s.io/v1/namespaces/{scene.NAMESPACE}/endpointslices")
+
+    def one_worker() -> bool:
+        devices.update(gpus(stage, devices))
+        return one_worker_of(stage, stage.revision())
+
+    try:
+        change(stage, rollout={"strategy": "RollingUpdate"}, generation={"maxSteps": 42})
+        becomes(stage, "WorkloadReady", "WaitingForGPU")
+        assert serving(stage) == {before}
+        node.set_gpus(2)
+        scene.wait(one_worker, "it has rolled")
+        assert sorted(devices.values()) == ["GPU-fake-0", "GPU-fake-1"]
+        # Once more, now with a worker that ends as this strategy wants it.
+        with asking(stage) as answers:
+            change(stage, generation={"maxSteps": 43})
+            scene.wait(one_worker, "it has rolled again")
+        # Each by a worker that wants a password: none met a port that was closed already, nor one that drains.
+        assert set(answers) == {"401"}, answers
+        slices.catch_up()
+        ready = [endpoints(item) for item in slices.versions() if item["metadata"]["name"].startswith("studio-")]
+        assert max(ready) == 2, "both served for a while"
+        assert min(ready) == 1, ready
+    finally:
+        # The strategy stays: the next test deletes the service.
+        node.set_gpus(1)
+
+
+def change(stage: scene.Scene, **spec: Any) -> None:
+    """Change the sample's service and wait until its Deployment has another template."""
+    before, patch = stage.revision(), json.dumps({"spec": spec})
+    stage.node.kubectl("-n", scene.NAMESPACE, "patch", "zis", "studio", "--type=merge", "-p", patch)
+    scene.wait(lambda: stage.revision() not in ("", before), "the new template is applied")
+
+
+@contextmanager
+def asking(stage: scene.Scene) -> Iterator[dict[str, int]]:
+    """Ask from a pod in dmz while this lasts; what came is in the mapping afterwards."""
+    answers: dict[str, int] = {}
+    inside = ["kubectl", "-n", "dmz", "exec", "probe", "--"]
+    command = stage.node.inside([*inside, "python3", "-c", ASKER % scene.NAMESPACE])
+    with subprocess.Popen(
+        command, env={**os.environ, **stage.node.environment}, stdout=subprocess.PIPE, text=True
+    ) as asker:
+        try:
+            yield answers
+        finally:
+            stage.node.run([*inside, "touch", "/tmp/end"])
+            answers.update(json.loads(asker.communicate(timeout=60)[0]))
+    stage.node.run([*inside, "rm", "/tmp/end"])
+
+
+def workers(stage: scene.Scene) -> list[dict[str, Any]]:
+    """The sample's pods."""
+    selector = stage.service()["status"]["selector"]
+    return list(stage.node.get("pods", "-n", scene.NAMESPACE, "-l", selector)["items"])
+
+
+def serving(stage: scene.Scene) -> set[str]:
+    """The templates of its pods that are ready."""
+    found = [(pod["metadata"]["annotations"], pod["status"].get("conditions", [])) for pod in workers(stage)]
+    ready = {"type": "Ready", "status": "True"}
+    return {
+        noted["zimage.dev/template-revision"]
+        for noted, conditions in found
+        if any(ready.items() <= item.items() for item in conditions)
+    }
+
+
+def gpus(stage: scene.Scene, known: Collection[str]) -> dict[str, str]:
+    """The GPU that each of its running pods sees, by the pod's name; without those that are known."""
+    found = {}
+    for pod in workers(stage):
+        name, states = pod["metadata"]["name"], pod["status"].get("containerStatuses", [])
+        if name not in known and any("running" in item["state"] for item in states):
+            inside = ["kubectl", "-n", scene.NAMESPACE, "exec", name, "--", "printenv", "NVIDIA_VISIBLE_DEVICES"]
+            # It may end in this moment.
+            seen = stage.node.run(inside, check=False).stdout.strip()
+            found |= {name: seen} if seen else {}
+    return found
+
+
+def endpoints(item: dict[str, Any]) -> int:
+    return sum(bool(endpoint["conditions"].get("ready")) for endpoint in item.get("endpoints") or [])
 
 
 def test_delete_leaves_nothing(stage: scene.Scene) -> None:

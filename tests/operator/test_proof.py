@@ -9,19 +9,23 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import dropwhile
 from typing import Any
 
 import pytest
 
 from cluster import edge, images
 from cluster.node import Node
+from cluster.node_init import ADDRESS
 from demo import scene
 from reasons import WALLS
+from recorder import Recorder
 from support import CLASS, ROOT
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
 
 NAME = "walled"
+SERVICES = "/apis/zimage.dev/v1alpha1/zimageservices"
 # What is asked of the real thing is 60 s; a probe a few seconds apart sees it at once.
 INTERVAL_SECONDS = 3
 SETTINGS = {
@@ -63,12 +67,45 @@ def becomes(node: Node, kind: str, reason: str, seconds: float = 120, name: str 
         raise AssertionError("\n".join([str(error), *seen])) from error
 
 
+def verdicts(seen: Recorder, begin: int = 0) -> list[str]:
+    """What each version of the service said of its walls, in order; `begin`: without so many."""
+    seen.catch_up()
+    bodies = [scene.looked_at(item) for item in seen.versions(scene.NAMESPACE, NAME)[begin:]]
+    found = [item.get("status", {}).get("conditions", []) for item in bodies]
+    return [item["reason"] for each in found for item in each if item["type"] == "NetworkPolicyEnforced"]
+
+
+@contextmanager
+def never_enforced(node: Node, seen: Recorder, result: str = "") -> Iterator[None]:
+    """While this lasts the walls do not stand: once a look has found that, no version says Enforced.
+
+    `result`: what the looks find. Some more of them are waited for: the second may be wrong where the first was not.
+    """
+    seen.catch_up()
+    begin = len(seen.versions(scene.NAMESPACE, NAME))
+    yield
+    if result:
+        counted = looks(node, result)
+        scene.wait(lambda: looks(node, result) >= counted + 2, f"two looks that find it {result}", 60)
+    told = list(dropwhile("Enforced".__eq__, verdicts(seen, begin)))
+    assert told
+    assert "Enforced" not in told
+
+
 def routed(node: Node) -> bool:
     return bool(node.kubectl("-n", scene.NAMESPACE, "get", "ingress", NAME, "--ignore-not-found", "-o", "name").strip())
 
 
 @pytest.fixture(scope="module")
-def walled(node: Node) -> Iterator[Node]:
+def seen(node: Node) -> Recorder:
+    """Every version of every service from the first on."""
+    node.kubectl("apply", "--server-side", "-f", ROOT / "crds")
+    node.kubectl("wait", "--for=condition=Established", "crd/zimageservices.zimage.dev", "--timeout=60s")
+    return Recorder(node, SERVICES)
+
+
+@pytest.fixture(scope="module")
+def walled(node: Node, seen: Recorder) -> Iterator[Node]:
     """The service, published because its walls were seen to stand."""
     scene.prepare(node)
     configured(node, *(f"{name}={value}" for name, value in SETTINGS.items()))
@@ -132,9 +169,9 @@ def version(node: Node) -> str:
     return str(node.get("zis", NAME, "-n", scene.NAMESPACE)["metadata"]["resourceVersion"])
 
 
-def looks(node: Node) -> float:
-    """How often the replica that acts has found the walls standing."""
-    return metrics(node).get('zimage_operator_probes_total{result="blocked"}', 0)
+def looks(node: Node, result: str = "blocked") -> float:
+    """How often the replica that acts has found the walls standing, or something else."""
+    return metrics(node).get(f'zimage_operator_probes_total{{result="{result}"}}', 0)
 
 
 def test_another_leader_writes_nothing_either(walled: Node) -> None:
@@ -169,13 +206,16 @@ GLOBAL = {
 
 
 @pytest.mark.parametrize("hole", [WIDE, GLOBAL], ids=["a second policy", "a policy of Calico's own"])
-def test_a_hole_costs_the_route_and_mending_it_brings_it_back(walled: Node, hole: dict[str, Any]) -> None:
-    walled.apply(hole)
-    becomes(walled, "NetworkPolicyEnforced", "NotEnforced")
-    scene.wait(lambda: not routed(walled), "no route while strangers get in", 60)
-    assert "url" not in status(walled)
-    if hole is WIDE:
-        assert condition(walled, "ExposureAsDeclared")["reason"] == "OtherPolicyWidens"
+def test_a_hole_costs_the_route_and_mending_it_brings_it_back(
+    walled: Node, seen: Recorder, hole: dict[str, Any]
+) -> None:
+    with never_enforced(walled, seen, "open"):
+        walled.apply(hole)
+        becomes(walled, "NetworkPolicyEnforced", "NotEnforced")
+        scene.wait(lambda: not routed(walled), "no route while strangers get in", 60)
+        assert "url" not in status(walled)
+        if hole is WIDE:
+            assert condition(walled, "ExposureAsDeclared")["reason"] == "OtherPolicyWidens"
     where = ["-n", scene.NAMESPACE] if hole is WIDE else []
     walled.kubectl(*where, "delete", hole["kind"].lower(), hole["metadata"]["name"])
     becomes(walled, "NetworkPolicyEnforced", "Enforced")
@@ -196,11 +236,123 @@ def cut(node: Node) -> Iterator[None]:
         node.run(["nft", "delete table ip cut"])
 
 
-def test_a_cut_network_is_never_taken_for_a_wall(walled: Node) -> None:
-    with cut(walled):
+def test_a_cut_network_is_never_taken_for_a_wall(walled: Node, seen: Recorder) -> None:
+    with cut(walled), never_enforced(walled, seen, "unreachable"):
         becomes(walled, "NetworkPolicyEnforced", "ProbeFailed")
         # Missing evidence is no evidence against: who had a route keeps it.
         assert routed(walled)
+    becomes(walled, "NetworkPolicyEnforced", "Enforced")
+
+
+WORKER = {f"app.kubernetes.io/{key}": value for key, value in (("name", "zimage"), ("instance", NAME))}
+WORKER["app.kubernetes.io/component"] = "worker"
+PORT = 7860
+
+
+def opened(node: Node, made: dict[str, Any], reason: str) -> None:
+    """Make something by hand and see it named."""
+    node.apply(made)
+    becomes(node, "ExposureAsDeclared", reason)
+    assert f"{made['kind']} {made['metadata']['name']}" in condition(node, "ExposureAsDeclared")["message"]
+
+
+def closed(node: Node, made: dict[str, Any]) -> None:
+    """Take it away again and see that told."""
+    node.kubectl("-n", scene.NAMESPACE, "delete", made["kind"], made["metadata"]["name"])
+    becomes(node, "ExposureAsDeclared", "AsDeclared")
+
+
+def test_a_pod_on_the_nodes_network_is_open_to_all_and_named(walled: Node) -> None:
+    """No policy holds for it, so no probe of the workers sees it: it bears their labels where PodSecurity admits it."""
+    place, level = ["namespace", scene.NAMESPACE, "--overwrite"], "pod-security.kubernetes.io/enforce="
+    server = ["python3", "-m", "http.server", str(PORT)]
+    # With no second at all the API server forgets the pod before the kubelet has ended it.
+    body = {**scene.restricted("localhost/probe:test", server), "hostNetwork": True, "terminationGracePeriodSeconds": 1}
+    head = {"name": "bare", "namespace": scene.NAMESPACE, "labels": WORKER}
+    bare = {"apiVersion": "v1", "kind": "Pod", "metadata": head, "spec": body}
+    walled.kubectl("label", *place, f"{level}privileged")
+    try:
+        opened(walled, bare, "HostNetworkPod")
+        # Not only by its looks: whoever is in the cluster gets in.
+        scene.wait(lambda: scene.connects(walled, "elsewhere", f"{ADDRESS}/{PORT}"), "it is open to strangers", 60)
+        assert not scene.connects(walled, "elsewhere", f"{address(walled)}/{PORT}")
+    finally:
+        closed(walled, bare)
+        walled.kubectl("label", *place, f"{level}restricted")
+    assert not scene.connects(walled, "elsewhere", f"{ADDRESS}/{PORT}")
+
+
+def address(node: Node) -> str:
+    """Of the one worker."""
+    marked = ["-l", ",".join(f"{key}={value}" for key, value in WORKER.items())]
+    pods = node.get("pods", "-n", scene.NAMESPACE, *marked)["items"]
+    found = [pod["status"]["podIP"] for pod in pods if not pod["spec"].get("hostNetwork")]
+    assert len(found) == 1
+    return str(found[0])
+
+
+def test_a_node_port_is_named_while_the_policy_still_holds(walled: Node) -> None:
+    """A second door leads to the same wall: the audit tells of the door, the probe of the wall, and both are right."""
+    head = {"name": "door", "namespace": scene.NAMESPACE}
+    spec = {"type": "NodePort", "selector": WORKER, "ports": [{"port": PORT}]}
+    door = {"apiVersion": "v1", "kind": "Service", "metadata": head, "spec": spec}
+    opened(walled, door, "ExtraService")
+    number = walled.get("service", "door", "-n", scene.NAMESPACE)["spec"]["ports"][0]["nodePort"]
+    # Past the edge, with its TLS and its limits: from the node itself no policy keeps anybody out.
+    scene.wait(lambda: scene.connects(walled, "", f"{ADDRESS}/{number}"), "the port is open on the node", 60)
+    assert scene.connects(walled, "dmz", f"{ADDRESS}/{number}")
+    assert not scene.connects(walled, "elsewhere", f"{ADDRESS}/{number}")
+    assert condition(walled, "NetworkPolicyEnforced")["reason"] == "Enforced"
+    closed(walled, door)
+
+
+LABEL, VALUE = "example.org/zone", "edge"
+
+
+def labelled(node: Node, place: str, *, on: bool = True) -> None:
+    node.kubectl("label", "namespace", place, f"{LABEL}={VALUE}" if on else f"{LABEL}-")
+
+
+def admits(node: Node, wanted: str) -> None:
+    """Wait until the status names those who get in now, and until that is so: for the three that have a probe."""
+    told = f"every namespace labelled {LABEL}={VALUE}, now {wanted}; weaker than names"
+    scene.wait(lambda: told in condition(node, "NetworkPolicyReady")["message"], told, 60)
+    target, names = f"{NAME}.{scene.NAMESPACE}.svc/{PORT}", wanted.split(", ")
+    for place in ("dmz", "elsewhere", "zimage-system"):
+        expected = place in names
+        scene.wait(
+            lambda place=place, expected=expected: scene.connects(node, place, target) == expected,
+            f"{place} {'reaches' if expected else 'does not reach'} the worker",
+            60,
+        )
+
+
+def test_namespaces_by_label_get_in_as_long_as_they_carry_it(walled: Node, seen: Recorder) -> None:
+    """Calico opens and closes with the label, the status names who carries it, and the probe sees the wall."""
+    walled.apply(resource(network={"enforcement": "Required", "allowedNamespaceLabels": {LABEL: VALUE}}))
+    try:
+        admits(walled, "none: nobody gets in")
+        labelled(walled, "dmz")
+        admits(walled, "dmz")
+        labelled(walled, "elsewhere")
+        admits(walled, "dmz, elsewhere")
+        labelled(walled, "elsewhere", on=False)
+        admits(walled, "dmz")
+        becomes(walled, "NetworkPolicyEnforced", "Enforced")
+        assert routed(walled)
+        with never_enforced(walled, seen):
+            # Let in itself the operator can tell nothing any more, and says so.
+            labelled(walled, "zimage-system")
+            admits(walled, "dmz, zimage-system")
+            becomes(walled, "NetworkPolicyEnforced", "NotProbed")
+        labelled(walled, "zimage-system", on=False)
+        admits(walled, "dmz")
+        becomes(walled, "NetworkPolicyEnforced", "Enforced")
+    finally:
+        for place in ("dmz", "elsewhere", "zimage-system"):
+            labelled(walled, place, on=False)
+        walled.apply(resource())
+    becomes(walled, "Ready", "Ready")
     becomes(walled, "NetworkPolicyEnforced", "Enforced")
 
 
@@ -267,6 +419,8 @@ def test_without_an_engine_nothing_is_called_enforced_and_no_route_comes(walled:
     with Node([images.operator_image(), images.worker_image()], policy="none") as bare:
         edge.traefik_crds_up(bare)
         bare.kubectl("apply", "--server-side", "-f", ROOT / "crds")
+        bare.kubectl("wait", "--for=condition=Established", "crd/zimageservices.zimage.dev", "--timeout=60s")
+        told = Recorder(bare, SERVICES)
         bare.apply(*scene.operator_documents(), CLASS, scene.namespace(scene.NAMESPACE))
         bare.apply(scene.secret("studio-users", {"auth": scene.entry("alice", "a long enough one")}))
         scene.certificates(bare)
@@ -279,6 +433,7 @@ def test_without_an_engine_nothing_is_called_enforced_and_no_route_comes(walled:
         becomes(bare, "NetworkPolicyEnforced", "NotEnforced", 60)
         assert condition(bare, "IngressReady")["reason"] == "WaitingForEnforcement"
         assert not routed(bare)
+        assert set(verdicts(told)) == {"NotProbed", "NotEnforced"}
 
 
 def test_each_reason_of_walls_was_caused_here(walled: Node) -> None:

@@ -27,6 +27,9 @@ from .claimtemplate import CLAIM, claim_template_name
 
 # After the worker's own drain: closing sockets and freeing the GPU. A guess with room.
 EXIT_SECONDS = 15
+# A worker that makes room for its successor serves on for so long after it was told to go: proxies hear a second or two
+# later that it left the Service, and until then send it requests. A guess with room.
+LEAVE_SECONDS = 5
 # Owner and group may read, others not: the files hold password hashes.
 CREDENTIAL_MODE = 0o440
 HOSTNAME_LABEL = "kubernetes.io/hostname"
@@ -50,7 +53,7 @@ PATHS = {
 def pod(service: ZImageService, environment: Environment) -> Manifest:
     """Build the pod's spec; it passes PodSecurity `restricted` as the API server enforces it."""
     spec = service.spec
-    grace_seconds = spec.rollout.drain_seconds + EXIT_SECONDS
+    grace_seconds = spec.rollout.drain_seconds + EXIT_SECONDS + (LEAVE_SECONDS if rolls(service) else 0)
     body = skeleton(service, container(service, environment), volumes(service), grace_seconds)
     optional = {
         "topologySpreadConstraints": [spread(service, wanted) for wanted in spec.scheduling.topology_spread],
@@ -122,9 +125,15 @@ def worker_image(service: ZImageService, environment: Environment) -> Manifest:
     }
 
 
+def rolls(service: ZImageService) -> bool:
+    """Whether a successor serves before a worker ends; where none does, waiting for the proxies only costs time."""
+    return service.spec.rollout.strategy == "RollingUpdate"
+
+
 def container(service: ZImageService, environment: Environment) -> Manifest:
     """Build the one container."""
-    return {
+    leaving: Manifest = {"lifecycle": {"preStop": {"sleep": {"seconds": LEAVE_SECONDS}}}}
+    body: Manifest = {
         "name": "worker",
         **worker_image(service, environment),
         "args": ["serve"],
@@ -142,6 +151,7 @@ def container(service: ZImageService, environment: Environment) -> Manifest:
         "readinessProbe": probe("/health/ready", period_seconds=2, failures=1),
         "volumeMounts": mounts(service),
     }
+    return body | (leaving if rolls(service) else {})
 
 
 def probe(path: str, *, period_seconds: int, failures: int) -> Manifest:

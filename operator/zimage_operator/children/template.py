@@ -16,7 +16,7 @@ from ..manifest import Environment, Manifest, digest
 from ..models import Weights, weights
 from ..spec import ZImageService
 from .configmap import settings
-from .pod import pod
+from .pod import LEAVE_SECONDS, pod
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,17 @@ def newest(service: ZImageService, environment: Environment, model: Weights | No
     return Template(pod(service, environment), settings(service, model), model)
 
 
+def without_leave(template: Template) -> Template:
+    """Before a worker that rolls waited for the proxies to hear that it goes."""
+    worker = dict(template.pod["containers"][0])
+    if not worker.pop("lifecycle", None):
+        return template
+    grace_seconds = template.pod["terminationGracePeriodSeconds"] - LEAVE_SECONDS
+    return replace(
+        template, pod={**template.pod, "terminationGracePeriodSeconds": grace_seconds, "containers": [worker]}
+    )
+
+
 def without_host_fields(template: Template) -> Template:
     """Before hostNetwork, hostPID and hostIPC were sent."""
     sent = {"hostNetwork", "hostPID", "hostIPC"}
@@ -63,7 +74,7 @@ def without_body_limit(template: Template) -> Template:
 # How the template looked before, one step back each, newest first. Whoever changes what pod.py
 # or configmap.py build of an unchanged spec adds a step, or every upgrade restarts every GPU pod:
 # tests/operator/test_upgrade.py holds the frozen templates of former operators against this list.
-FORMER: tuple[Callable[[Template], Template], ...] = (without_body_limit, without_host_fields)
+FORMER: tuple[Callable[[Template], Template], ...] = (without_leave, without_body_limit, without_host_fields)
 
 
 def shapes(template: Template) -> Iterator[Template]:
