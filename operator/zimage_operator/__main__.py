@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,10 +116,19 @@ async def operate(known: settings.Settings) -> int:
     finally:
         await server.cleanup()
         await api.close()
-    problems = [item for item in results if isinstance(item, Exception)]
+    problems = [leaf for item in results if isinstance(item, Exception) for leaf in leaves(item)]
     for problem in problems:
-        print(f"zimage-operator: {problem!r}", file=sys.stderr)
+        print(f"zimage-operator: {type(problem).__name__}: {problem}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Give what went wrong without the groups around it: those say nothing to a reader of the log."""
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from leaves(one)
+    else:
+        yield error
 
 
 def documents(path: Path) -> list[dict[str, Any]]:

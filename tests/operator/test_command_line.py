@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 from support import ROOT
+from zimage_operator.__main__ import leaves
+from zimage_operator.leader import LostLease
 
 SAMPLE = ROOT / "crds" / "samples" / "studio.yaml"
 PROGRAM = [sys.executable, "-m", "zimage_operator"]
@@ -23,6 +25,12 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     script = f"set -o pipefail; {' '.join(PROGRAM)} render {SAMPLE} | head -1"
     answer = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, cwd=ROOT / "operator")
     assert (answer.returncode, answer.stdout, answer.stderr) == (0, "apiVersion: networking.k8s.io/v1\n", "")
+
+
+def test_what_ended_the_operator_is_said_without_the_groups_around_it() -> None:
+    lost, other = LostLease("could not renew the Lease"), OSError("the port is taken")
+    assert list(leaves(ExceptionGroup("unhandled errors", [ExceptionGroup("more", [lost]), other]))) == [lost, other]
+    assert list(leaves(lost)) == [lost]
 
 
 def test_a_file_that_is_not_there_is_said_in_one_line() -> None:
