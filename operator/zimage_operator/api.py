@@ -100,6 +100,7 @@ class Api:
         api.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=32, ssl=api.context()),
             timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+            response_class=Answer,
         )
         return api
 
@@ -185,12 +186,11 @@ class Api:
         data = None
         if body is not None:
             headers["Content-Type"], data = content_type, orjson.dumps(body)
-        # Names of objects need no quoting, and a query is quoted here: a tenth of a request's cost is looking for more.
+        # Names of objects need no quoting, and a query is quoted here: nothing has to be looked for once more.
         url = URL(self.configuration.host + path + (f"?{urlencode(query)}" if query else ""), encoded=True)
         with metrics.API_SECONDS.labels(verb).time():
             async with self.session.request(verb, url, data=data, headers=headers) as answer:
-                text = await answer.read()
-                document = orjson.loads(text) if answer.content_type == "application/json" else {}
+                document = await answer.json() if answer.content_type == "application/json" else {}
                 return answer.status, document, float(answer.headers.get("Retry-After") or 1)
 
     async def pages(self, kind: Kind, namespace: str = "") -> AsyncIterator[tuple[list[dict[str, Any]], int]]:

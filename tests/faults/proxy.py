@@ -15,7 +15,8 @@ import re
 import ssl
 import threading
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ from aiohttp import web
 from cluster.control_plane import ControlPlane
 from cluster.pki import write_kubeconfig
 from cluster.ports import free_port
+from support import Operator
 
 PATH = re.compile(
     r"/(?:api|apis/(?P<group>[^/]+))/[^/]+(?:/namespaces/(?P<namespace>[^/]+))?/(?P<resource>[^/]+)"
@@ -53,6 +55,21 @@ class Request:
 
 
 Harm = Callable[[Request], str]
+
+
+@contextmanager
+def operator_behind(operator: Operator, directory: Path) -> Iterator[tuple[Proxy, Operator]]:
+    """Put another operator, without a Lease, behind a proxy and in place of `operator`, which leads again after it."""
+    operator.stop_in_order()
+    harmed = Operator(operator.cluster, directory, ZIMAGE_OPERATOR_LEADER_ELECTION="false")
+    with Proxy(operator.cluster) as proxy:
+        harmed.kubeconfig = proxy.kubeconfig("zimage-system", "zimage-operator")
+        harmed.start()
+        yield proxy, harmed
+        assert harmed.process
+        harmed.process.kill()
+        harmed.process.wait()
+    operator.start_and_lead()
 
 
 class Proxy:

@@ -14,7 +14,7 @@ from aiohttp import web
 from kubernetes.aio import client
 
 from zimage_operator import api as module
-from zimage_operator.api import BURST, PAGE, REQUESTS_PER_SECOND, TRIES, Api, Bucket, Denied
+from zimage_operator.api import BURST, PAGE, REQUESTS_PER_SECOND, TRIES, Answer, Api, Bucket, Denied
 from zimage_operator.errors import ClusterUnavailable, Conflict
 from zimage_operator.kinds import BY_NAME
 
@@ -50,7 +50,7 @@ async def behind(door: Door) -> AsyncIterator[Api]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     made = Api(client.Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}"))
-    made.session = aiohttp.ClientSession()
+    made.session = aiohttp.ClientSession(response_class=Answer)
     try:
         yield made
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from faults.proxy import Proxy, Request
+from faults.proxy import Proxy, Request, operator_behind
 from laws import exists, wait_for
 from support import Operator, eventually, published, smallest
 
@@ -16,18 +16,9 @@ pytestmark = pytest.mark.control_plane
 @pytest.fixture(scope="module")
 def blinded(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """An operator behind a proxy in place of the one of all other tests."""
-    operator.stop_in_order()
-    settings = {"ZIMAGE_OPERATOR_LEADER_ELECTION": "false"}
-    harmed = Operator(operator.cluster, tmp_path_factory.mktemp("blinded"), **settings)
-    with Proxy(operator.cluster) as proxy:
-        harmed.kubeconfig = proxy.kubeconfig("zimage-system", "zimage-operator")
-        harmed.start()
+    with operator_behind(operator, tmp_path_factory.mktemp("blinded")) as (proxy, harmed):
         yield proxy
-        assert harmed.process
-        harmed.process.kill()
-        harmed.process.wait()
     assert "Traceback" not in harmed.log.read_text()
-    operator.start_and_lead()
 
 
 @pytest.mark.parametrize("harm", ["500", "drop-before"])

@@ -11,7 +11,7 @@ import pytest
 
 from faults.campaign import Campaign
 from faults.plans import some
-from faults.proxy import Proxy
+from faults.proxy import operator_behind
 from support import Operator
 
 pytestmark = pytest.mark.control_plane
@@ -23,17 +23,8 @@ WRITES = 23
 @pytest.fixture(scope="module")
 def campaign(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
     """An operator behind a proxy in place of the one of all other tests."""
-    operator.stop_in_order()
-    settings = {"ZIMAGE_OPERATOR_LEADER_ELECTION": "false"}
-    harmed = Operator(operator.cluster, tmp_path_factory.mktemp("campaign"), **settings)
-    with Proxy(operator.cluster) as proxy:
-        harmed.kubeconfig = proxy.kubeconfig("zimage-system", "zimage-operator")
-        harmed.start()
+    with operator_behind(operator, tmp_path_factory.mktemp("campaign")) as (proxy, harmed):
         yield Campaign(operator.cluster, proxy, harmed)
-        assert harmed.process
-        harmed.process.kill()
-        harmed.process.wait()
-    operator.start_and_lead()
 
 
 def test_whatever_is_lost_or_refused_or_killed_the_end_is_the_same_and_nothing_was_open(campaign: Campaign) -> None:
